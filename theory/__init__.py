@@ -1,0 +1,1 @@
+"""Closed forms, exact laws and decided claims about corruption in diffusion models."""

@@ -1,0 +1,77 @@
+"""Checks of what a caller passes in. Each raises one error that names the argument, its value and what is allowed.
+
+Values are checked where they are concrete. Under `jax.jit` or `jax.vmap` an array has no value yet: then only its
+shape and dtype are checked, and the caller vouches for the rest.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import ArrayLike
+
+
+class InputError(ValueError):
+    """What a caller passed in cannot be used; the message names the argument, what was given and what is allowed."""
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether `value` has a value now, i.e. is not being traced by JAX."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def require(condition: bool, argument: str, given: object, allowed: str) -> None:
+    """Raise `InputError` naming the argument, what was given and what is allowed, unless `condition` holds."""
+    if not condition:
+        raise InputError(f"{argument} must be {allowed}; got {given}.")
+
+
+def require_float64(argument: str, value: ArrayLike) -> None:
+    """Raise `TypeError` unless `value` is float64: these functions promise digits that float32 does not have."""
+    dtype = np.result_type(value) if np.isscalar(value) else value.dtype  # type: ignore[union-attr]
+    if dtype == np.float64:
+        return
+    raise TypeError(
+        f"{argument} must be float64; got {dtype}. Call jax.config.update('jax_enable_x64', True) before making "
+        "arrays, or set JAX_ENABLE_X64=1."
+    )
+
+
+def require_finite(argument: str, value: ArrayLike) -> None:
+    """Raise `InputError` if a concrete `value` has a NaN or an infinity."""
+    if not is_concrete(value):
+        return
+    bad = int(np.size(value) - np.count_nonzero(np.isfinite(np.asarray(value))))
+    require(bad == 0, argument, f"{bad} non-finite of {np.size(value)} entries", "finite")
+
+
+def require_between(argument: str, value: ArrayLike, low: float, high: float) -> None:
+    """Raise `InputError` unless every entry of a concrete `value` lies in [low, high]."""
+    if not is_concrete(value):
+        return
+    array = np.asarray(value)
+    inside = bool(np.all((array >= low) & (array <= high)))
+    require(inside, argument, value, f"in [{low:g}, {high:g}]")
+
+
+def require_covariance(argument: str, cov: ArrayLike) -> None:
+    """Raise `InputError` unless `cov` is square and, where concrete, finite, symmetric and positive semi-definite.
+
+    Rounding is allowed for: asymmetry and negative eigenvalues up to 1e-9 (float32: 1e-4) of the largest eigenvalue.
+    """
+    shape = np.shape(cov)
+    require(len(shape) == 2 and shape[0] == shape[1], argument, f"shape {shape}", "a square matrix")
+    if not is_concrete(cov):
+        return
+    require_finite(argument, cov)
+    matrix = np.asarray(cov)
+    slack = (1e-9 if matrix.dtype == np.float64 else 1e-4) * max(float(np.max(np.abs(matrix))), 1e-300)
+    asymmetry = float(np.max(np.abs(matrix - matrix.T)))
+    require(asymmetry <= slack, argument, f"asymmetry up to {asymmetry:.3g}", "symmetric")
+    smallest = float(np.linalg.eigvalsh(matrix.astype(np.float64))[0])
+    require(
+        smallest >= -slack * matrix.shape[0],
+        argument,
+        f"smallest eigenvalue {smallest:.3g}",
+        "positive semi-definite",
+    )
