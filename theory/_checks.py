@@ -75,3 +75,12 @@ def require_covariance(argument: str, cov: ArrayLike) -> None:
         f"smallest eigenvalue {smallest:.3g}",
         "positive semi-definite",
     )
+
+
+def require_positive(argument: str, value: ArrayLike, *, finite: bool = True) -> None:
+    """Raise `ValueError` unless every entry of a concrete `value` is > 0 (and finite, unless told otherwise)."""
+    if not is_concrete(value):
+        return
+    array = np.asarray(value)
+    inside = bool(np.all(array > 0)) and (not finite or bool(np.all(np.isfinite(array))))
+    require(inside, argument, value, "positive and finite" if finite else "positive")

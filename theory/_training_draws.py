@@ -1,0 +1,130 @@
+"""Draws of what an expectation over training sets needs, with control variates of known mean.
+
+x_1 ... x_n iid N(mu, I_d), a = ||mu||²: n ||m||² ~ χ'²_d(n a) is independent of n S, and m's direction is as good as
+fixed (rotations leave the law of S alone). So a draw is one number n ||m||² and one continued fraction t -> u^T (n S
++ t)^-1 u (`theory.wishart`). NumPy in float64.
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import poch
+from scipy.stats import poisson
+
+from theory._checks import require
+from theory.wishart import Resolvents, check_sizes, draw_resolvents, kappa
+
+
+class Estimate(NamedTuple):
+    """A Monte Carlo mean and its standard error."""
+
+    value: float
+    standard_error: float
+
+
+def check_setting(n: int, d: int, mean_square: float) -> None:
+    check_sizes(n, d)
+    require(0 <= mean_square < math.inf, "mean_square", mean_square, "finite and at least 0")
+
+
+class TrainingDraws(NamedTuple):
+    """Draws of n ||m||² (`size`) and of the resolvents, and the weights of the control-variate mean."""
+
+    resolvents: Resolvents
+    size: Float[np.ndarray, " draws"]
+    weights: Float[np.ndarray, " draws"]
+    controls: Float[np.ndarray, "draws terms"]
+
+    def estimate(self, values: Float[np.ndarray, " draws"]) -> Estimate:
+        """Mean with control variates: the intercept of a least-squares fit, and its heteroscedastic standard error."""
+        draws, terms = self.controls.shape
+        coefficients = np.linalg.lstsq(self.controls, values, rcond=None)[0]
+        residual = values - self.controls @ coefficients
+        variance = float(np.sum((self.weights * residual) ** 2)) * draws / (draws - terms)
+        return Estimate(float(self.weights @ values), math.sqrt(variance))
+
+
+def default_draws(d: int) -> int:
+    """Draws used where none are asked for: 65536/d, between 256 and 4096 (large matrices fluctuate less)."""
+    return int(np.clip(2**16 // d, 256, 4096))
+
+
+@lru_cache(maxsize=6)
+def draw_training_sets(n: int, d: int, mean_square: float, draws: int | None, seed: int) -> TrainingDraws:
+    draws = default_draws(d) if draws is None else draws
+    require(draws >= 64, "draws", draws, "at least 64")
+    resolvents = draw_resolvents(n - 1, d, draws, seed)
+    rng = np.random.default_rng([seed, n, d, 6])
+    size = (math.sqrt(n * mean_square) + rng.standard_normal(draws)) ** 2
+    size = size + (rng.chisquare(d - 1, draws) if d > 1 else 0.0)
+    controls = _controls(n, d, mean_square, resolvents, size)
+    weights = np.linalg.pinv(controls)[0]
+    return TrainingDraws(resolvents, size, weights, controls)
+
+
+def _controls(
+    n: int,
+    d: int,
+    mean_square: float,
+    resolvents: Resolvents,
+    size: Float[np.ndarray, " draws"],
+) -> Float[np.ndarray, "draws terms"]:
+    """1, quadratic polynomials of mean zero in the independent n ||m||², A_1 and B_1, and the leading term."""
+    total, variance = n * mean_square + d, 2 * (d + 2 * n * mean_square)
+    moments = [(size, total, variance), (resolvents.first, n - 1, 2 * (n - 1))]
+    if d > 1:
+        moments.append((resolvents.second, d - 1, 2 * (d - 1)))
+    unit = [(x - mean) / math.sqrt(var) for x, mean, var in moments]
+    terms = [np.ones_like(size), *unit]
+    for i, x in enumerate(unit):
+        terms += [x**2 - 1] + [x * y for y in unit[:i]]
+    leading = _leading(n, d, mean_square, resolvents, size)
+    return np.stack(terms if leading is None else [*terms, leading], axis=1)
+
+
+def _leading(
+    n: int,
+    d: int,
+    mean_square: float,
+    resolvents: Resolvents,
+    size: Float[np.ndarray, " draws"],
+) -> Float[np.ndarray, " draws"] | None:
+    """The gain's random part at leading order in s, less its exact mean: (m^T S^(-1/2) m - ||m||²), or ||P m|| for n
+    <= d.
+
+    None for d < n < d + 5, where its fourth moment, hence a trustworthy fit, does not exist.
+    """
+    if n <= d:
+        inside_null_space = resolvents.times[0] * resolvents.values[:, 0]
+        return 2 * np.sqrt(size * inside_null_space / n) - null_space_slope(n, d, mean_square)
+    if n < d + 5:
+        return None
+    slope = size * (2 * resolvents.slope(0 * size) / math.sqrt(n) - 1 / n)
+    return slope - (kappa(n, d) - 1) * (mean_square + d / n)
+
+
+def null_space_slope(n: int, d: int, mean_square: float) -> float:
+    """dG/dγ at 0 for n <= d: 2 E||projection of m on the null space of S||, in closed form.
+
+    ||P m||² = ||m||² β with n ||m||² ~ χ'²_d(na) and β ~ Beta((d-n+1)/2, (n-1)/2) independent, so the mean
+    factorises. Zero for n > d, where the gain is of order γ².
+    """
+    check_setting(n, d, mean_square)
+    if n > d:
+        return 0.0
+    null_half = (d - n + 1) / 2
+    beta = poch(null_half, 0.5) / poch(d / 2, 0.5)  # poch(x, 1/2) = Γ(x+1/2)/Γ(x)
+    return 2 * float(beta) * mean_noncentral_chi(d, n * mean_square) / math.sqrt(n)
+
+
+def mean_noncentral_chi(d: int, noncentrality: float) -> float:
+    """E ||z|| for z ~ N(v, I_d), ||v||² = `noncentrality`: the Poisson mixture of E χ_{d+2k} = √2
+    Γ((d+1)/2+k)/Γ(d/2+k)."""
+    rate = noncentrality / 2
+    reach = 12 * math.sqrt(rate) + 40  # beyond it the Poisson law has mass below 1e-20
+    k = np.arange(max(0, math.floor(rate - reach)), math.ceil(rate + reach))
+    mass = poisson.pmf(k, rate)
+    return float(math.sqrt(2) * (mass @ poch(d / 2 + k, 0.5)) / np.sum(mass))
