@@ -1,8 +1,8 @@
 """Fisher-Rao length of curves of Gaussians.
 
-With m' and S' the derivatives of mean and covariance, the speed is (m'ᵀ S⁻¹ m' + ½ tr (S⁻¹ S')²)^½; its integral is the length. For
-centred curves with diagonal covariance v(t) it is (½ Σ (v'/v)²)^½. Derivatives are exact (forward differentiation); the integral
-is a composite Gauss-Legendre rule.
+With m' and S' the derivatives of mean and covariance, the speed is (m'ᵀ S⁻¹ m' + ½ tr (S⁻¹ S')²)^½; its
+integral is the length. For centred curves with diagonal covariance v(t) it is (½ Σ (v'/v)²)^½. Derivatives
+are exact (forward differentiation); the integral is a composite Gauss-Legendre rule.
 """
 
 import math
@@ -31,7 +31,8 @@ def _panels(t0: float, t1: float, panels: int) -> tuple[Float[np.ndarray, " n"],
 
 
 def speed(curve: Curve, t: Float[ArrayLike, ""]) -> Float[Array, ""]:
-    """Fisher-Rao speed (mᵀ' S⁻¹ m' + ½ tr (S⁻¹ S')²)^½ of a curve of Gaussians at time `t`, by forward differentiation.
+    """Fisher-Rao speed (mᵀ' S⁻¹ m' + ½ tr (S⁻¹ S')²)^½ of a curve of Gaussians at time `t`, by forward
+    differentiation.
 
     `curve`: differentiable function of a scalar that gives a `Gaussian` with positive definite covariance.
     """
@@ -55,10 +56,11 @@ def tangent_norm(
 
 
 def path_length(curve: Curve, t0: float = 0.0, t1: float = 1.0, *, panels: int = 8) -> Float[Array, ""]:
-    """Fisher-Rao length of a curve of Gaussians from `t0` to `t1`: the metric speed by 16-point Gauss-Legendre on `panels` parts.
+    """Fisher-Rao length of a curve of Gaussians from `t0` to `t1`: the metric speed by 16-point
+    Gauss-Legendre on `panels` parts.
 
-    `curve(t)` gives a `Gaussian` with positive definite covariance and is differentiable on [t0, t1]; spectral accuracy where it is
-    smooth there. Raises `ValueError` unless `panels` >= 1.
+    `curve(t)` gives a `Gaussian` with positive definite covariance and is differentiable on [t0, t1];
+    spectral accuracy where it is smooth there. Raises `ValueError` unless `panels` >= 1.
     """
     points, weights = _panels(t0, t1, panels)
     return jnp.sum(jnp.asarray(weights) * jax.vmap(lambda t: speed(curve, t))(jnp.asarray(points)))
@@ -85,7 +87,8 @@ def diagonal_path_length(
 ) -> Float[Array, ""]:
     """Length ∫ (½ Σ (v'/v)²)^½ dt of the centred curve N(0, diag v(t)), t from `t0` to `t1`.
 
-    `variance(t)` gives positive variances (any shape, one per frequency) and is differentiable; quadrature as in `path_length`.
+    `variance(t)` gives positive variances (any shape, one per frequency) and is differentiable; quadrature
+    as in `path_length`.
     """
     points, weights = _panels(t0, t1, panels)
     rates = _log_rates(variance, jnp.asarray(points))
@@ -102,8 +105,8 @@ def frequency_lengths(
 ) -> Float[Array, "*d"]:
     """Length ∫ |v'/v| dt / √2 of each coordinate's own curve N(0, v(t)); the shape of `variance(t)`.
 
-    Where every v is monotone it is |log v(t1)/v(t0)| / √2. The square root of the sum of their squares is at most the length of
-    the whole curve, with equality where they progress in proportion.
+    Where every v is monotone it is |log v(t1)/v(t0)| / √2. The square root of the sum of their squares is
+    at most the length of the whole curve, with equality where they progress in proportion.
     """
     points, weights = _panels(t0, t1, panels)
     rates = _log_rates(variance, jnp.asarray(points))

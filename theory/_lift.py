@@ -1,25 +1,31 @@
-"""The boundary-value problem of Fisher-Rao geodesics, in coordinates where the start is N(0, I) and the end N(a, diag λ).
+"""The boundary-value problem of Fisher-Rao geodesics, in coordinates where the start is N(0, I) and the end
+N(a, diag λ).
 
-**Lift.** With J exchanging the first and last block of R^(d+1+d), let X be the positive definite P with P J P = J. Every such P is
+**Lift.** With J exchanging the first and last block of R^(d+1+d), let X be the positive definite P with P J
+P = J. Every such P is
 
     P = N D Nᵀ,   N = [[I, 0, 0], [mᵀ, 1, 0], [-m mᵀ/2 + W, -m, I]],   D = diag(S⁻¹, 1, S),   W antisymmetric,
 
-so X is a bundle over the Gaussians N(m, S), with fibre W. With ¼ tr (P⁻¹ dP)² on X the projection shortens no horizontal vector and
-lengthens none (a Riemannian submersion; Eriksen 1987, Kobayashi 2023). Hence, from P(0) = I,
+so X is a bundle over the Gaussians N(m, S), with fibre W. With ¼ tr (P⁻¹ dP)² on X the projection shortens
+no horizontal vector and lengthens none (a Riemannian submersion; Eriksen 1987, Kobayashi 2023). Hence, from
+P(0) = I,
 
     distance² = min over W of F(W),   F(W) = ¼ ‖log P(W)‖_F²,
 
-and *any* W gives a curve between the two Gaussians of length at most F(W)^½. Stationary points of F are the geodesics: the
-gradient is the block (log P)₁₃, which is antisymmetric, and where it vanishes log P is Eriksen's generator
-A = [[-B, x, 0], [xᵀ, 0, -xᵀ], [0, -x, B]] with x, B the initial velocities of mean and covariance.
+and *any* W gives a curve between the two Gaussians of length at most F(W)^½. Stationary points of F are the
+geodesics: the gradient is the block (log P)₁₃, which is antisymmetric, and where it vanishes log P is
+Eriksen's generator A = [[-B, x, 0], [xᵀ, 0, -xᵀ], [0, -x, B]] with x, B the initial velocities of mean and
+covariance.
 
-**Small matrices.** In the basis (y₁+y₃)/√2, y₂, (y₁-y₃)/√2 a generator is [[0, M], [Mᵀ, 0]] with M = [-(B + W'); √2 xᵀ], of shape (d+1, d),
-W' = A₁₃. With the singular value decomposition M = U c Vᵀ the eigenvalues of A are ±c and 0, F = ½ Σ c², the block (+-) of P is U sinh(c) Vᵀ.
-So the logarithm costs one singular value decomposition of shape (d+1, d), and nothing cancels near P = I.
+**Small matrices.** In the basis (y₁+y₃)/√2, y₂, (y₁-y₃)/√2 a generator is [[0, M], [Mᵀ, 0]] with M = [-(B +
+W'); √2 xᵀ], of shape (d+1, d), W' = A₁₃. With the singular value decomposition M = U c Vᵀ the eigenvalues
+of A are ±c and 0, F = ½ Σ c², the block (+-) of P is U sinh(c) Vᵀ. So the logarithm costs one singular
+value decomposition of shape (d+1, d), and nothing cancels near P = I.
 
-**Method.** Newton's iteration on F with the exact Hessian (Daleckii and Krein's formula in the eigenbasis of P), kept downhill: where
-Newton's direction does not descend, the positive definite part of the Hessian is used; steps are halved until F falls (Armijo). F is smooth and
-grows without bound, so the iteration ends at a stationary point. This replaces continuation along (a, λ): there plain Newton fails.
+**Method.** Newton's iteration on F with the exact Hessian (Daleckii and Krein's formula in the eigenbasis
+of P), kept downhill: where Newton's direction does not descend, the positive definite part of the Hessian
+is used; steps are halved until F falls (Armijo). F is smooth and grows without bound, so the iteration ends
+at a stationary point. This replaces continuation along (a, λ): there plain Newton fails.
 
 A stationary point is a geodesic; whether it is the shortest one the iteration cannot know.
 """
@@ -42,7 +48,8 @@ class Spectrum(NamedTuple):
 
 
 class Search(NamedTuple):
-    """State of the descent: the fibre W in coordinates, F and slope there, the direction and the step to try next."""
+    """State of the descent: the fibre W in coordinates, F and slope there, the direction and the step to
+    try next."""
 
     fibre: Float[Array, " k"]
     value: Float[Array, ""]
@@ -87,8 +94,9 @@ def _gradient(spectrum: Spectrum) -> Float[Array, " k"]:
 def _hessians(spectrum: Spectrum) -> tuple[Float[Array, "k k"], Float[Array, "k k"]]:
     """The Hessian of F in W's coordinates, and its positive definite part.
 
-    With P's eigenvectors z_a, eigenvalues exp(l_a) and E the generator that moves W: Ê_ab = z_aᵀ E z_b, h(y) = y / (1 - exp(-y)),
-    Hess(E, E') = Σ_ab Ê_ab [h(l_b - l_a) Ê'_ab + ½ (l_a - l_b) coth(½ (l_a - l_b)) Ê'_ba].
+    With P's eigenvectors z_a, eigenvalues exp(l_a) and E the generator that moves W: Ê_ab = z_aᵀ E z_b,
+    h(y) = y / (1 - exp(-y)), Hess(E, E') = Σ_ab Ê_ab [h(l_b - l_a) Ê'_ab + ½ (l_a - l_b) coth(½ (l_a -
+    l_b)) Ê'_ba].
     """
     left, angles, right = spectrum
     d = angles.shape[0]
@@ -133,7 +141,8 @@ def _direction(spectrum: Spectrum) -> tuple[Float[Array, " k"], Float[Array, ""]
     if k == 0:
         return gradient, jnp.zeros(())
     matrices = jnp.stack(_hessians(spectrum))
-    steps = -jnp.linalg.solve(matrices, jnp.broadcast_to(gradient, (2, k))[..., None])[..., 0]
+    right = jnp.broadcast_to(gradient, (2, k))[..., None]
+    steps = -(right / matrices if k == 1 else jnp.linalg.solve(matrices, right))[..., 0]
     slopes = steps @ gradient
     newton = (slopes[0] < 0) & jnp.all(jnp.isfinite(steps[0]))
     return jnp.where(newton, steps[0], steps[1]), jnp.where(newton, slopes[0], slopes[1])
@@ -150,7 +159,8 @@ def minimise(
     max_steps: int,
     start: Float[Array, " k"] | None = None,
 ) -> tuple[Float[Array, " d"], Float[Array, "d d"], Int[Array, ""]]:
-    """Initial velocities (x, B) of a geodesic from N(0, I) towards N(a, diag(1 + excess)), and the steps taken."""
+    """Initial velocities (x, B) of a geodesic from N(0, I) towards N(a, diag(1 + excess)), and the steps
+    taken."""
     d = a.shape[0]
     zero = jnp.zeros(d * (d - 1) // 2) if start is None else start
     first = _spectrum(a, excess, zero)
@@ -179,7 +189,7 @@ def minimise(
     )
 
 
-# ------------------------------------------------------------------------------------------------- Eriksen's exponential
+# ----------------------------------------------------------------------------------- Eriksen's exponential
 
 
 def _rows(
@@ -213,7 +223,8 @@ def _sinh_over(c: Float[Array, " d"], t: Float[Array, ""]) -> Float[Array, " d"]
 def shoot(
     x: Float[Array, " d"], B: Float[Array, "d d"], t: Float[ArrayLike, ""]
 ) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
-    """Mean and covariance at time `t` of the geodesic from N(0, I) with velocities `x` of the mean, `B` of the covariance."""
+    """Mean and covariance at time `t` of the geodesic from N(0, I) with velocities `x` of the mean, `B` of
+    the covariance."""
     block, row = _rows(x, B, t)
     Q, T = jnp.linalg.qr(block.T)
     inverse = jax.scipy.linalg.solve_triangular(T, jnp.eye(x.shape[0]))
@@ -225,8 +236,9 @@ def mismatch(
 ) -> Float[Array, ""]:
     """An upper bound on the Fisher-Rao distance between the end of the shot (x, B) and N(a, diag(scale²)).
 
-    With (m, S) the end and K = scale S⁻¹ scale, moving the mean first and the covariance after gives a curve of length
-    |(m - a)/scale| + (1/√2) ‖log K‖_F; ‖log K‖_F <= η/(1-η) and ‖K⁻¹‖ <= 1/(1-η) where η = ‖K - I‖_F < 1. Infinite where η >= 1.
+    With (m, S) the end and K = scale S⁻¹ scale, moving the mean first and the covariance after gives a
+    curve of length |(m - a)/scale| + (1/√2) ‖log K‖_F; ‖log K‖_F <= η/(1-η) and ‖K⁻¹‖ <= 1/(1-η) where η =
+    ‖K - I‖_F < 1. Infinite where η >= 1.
     """
     block, row = _rows(x, B, 1.0)
     scaled = scale[:, None] * block

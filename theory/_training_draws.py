@@ -30,21 +30,37 @@ def check_setting(n: int, d: int, mean_square: float) -> None:
     require(0 <= mean_square < math.inf, "mean_square", mean_square, "finite and at least 0")
 
 
+class ControlVariates(NamedTuple):
+    """Columns of known mean zero after a first column of ones, and the weights of the mean that they correct."""
+
+    columns: Float[np.ndarray, "draws terms"]
+    weights: Float[np.ndarray, " draws"]
+
+    @classmethod
+    def of(cls, terms: list[Float[np.ndarray, " draws"]]) -> "ControlVariates":
+        """From the terms of mean zero; a term that is constant (zero) is harmless."""
+        columns = np.stack([np.ones_like(terms[0]), *terms], axis=1)
+        return cls(columns, np.linalg.pinv(columns)[0])
+
+    def estimate(self, values: Float[np.ndarray, " draws"]) -> Estimate:
+        """Mean of `values`: the intercept of a least-squares fit, with its heteroscedastic standard error."""
+        draws, terms = self.columns.shape
+        coefficients = np.linalg.lstsq(self.columns, values, rcond=None)[0]
+        residual = values - self.columns @ coefficients
+        variance = float(np.sum((self.weights * residual) ** 2)) * draws / (draws - terms)
+        return Estimate(float(self.weights @ values), math.sqrt(variance))
+
+
 class TrainingDraws(NamedTuple):
-    """Draws of n ||m||² (`size`) and of the resolvents, and the weights of the control-variate mean."""
+    """Draws of n ||m||² (`size`) and of the resolvents, and their control variates."""
 
     resolvents: Resolvents
     size: Float[np.ndarray, " draws"]
-    weights: Float[np.ndarray, " draws"]
-    controls: Float[np.ndarray, "draws terms"]
+    variates: ControlVariates
 
     def estimate(self, values: Float[np.ndarray, " draws"]) -> Estimate:
-        """Mean with control variates: the intercept of a least-squares fit, and its heteroscedastic standard error."""
-        draws, terms = self.controls.shape
-        coefficients = np.linalg.lstsq(self.controls, values, rcond=None)[0]
-        residual = values - self.controls @ coefficients
-        variance = float(np.sum((self.weights * residual) ** 2)) * draws / (draws - terms)
-        return Estimate(float(self.weights @ values), math.sqrt(variance))
+        """The expectation over training sets of what `values` holds for each draw."""
+        return self.variates.estimate(values)
 
 
 def default_draws(d: int) -> int:
@@ -60,9 +76,7 @@ def draw_training_sets(n: int, d: int, mean_square: float, draws: int | None, se
     rng = np.random.default_rng([seed, n, d, 6])
     size = (math.sqrt(n * mean_square) + rng.standard_normal(draws)) ** 2
     size = size + (rng.chisquare(d - 1, draws) if d > 1 else 0.0)
-    controls = _controls(n, d, mean_square, resolvents, size)
-    weights = np.linalg.pinv(controls)[0]
-    return TrainingDraws(resolvents, size, weights, controls)
+    return TrainingDraws(resolvents, size, _controls(n, d, mean_square, resolvents, size))
 
 
 def _controls(
@@ -71,18 +85,18 @@ def _controls(
     mean_square: float,
     resolvents: Resolvents,
     size: Float[np.ndarray, " draws"],
-) -> Float[np.ndarray, "draws terms"]:
-    """1, quadratic polynomials of mean zero in the independent n ||m||², A_1 and B_1, and the leading term."""
+) -> ControlVariates:
+    """Quadratic polynomials, of mean zero, in the independent n ||m||², A_1 and B_1, and the leading term."""
     total, variance = n * mean_square + d, 2 * (d + 2 * n * mean_square)
     moments = [(size, total, variance), (resolvents.first, n - 1, 2 * (n - 1))]
     if d > 1:
         moments.append((resolvents.second, d - 1, 2 * (d - 1)))
     unit = [(x - mean) / math.sqrt(var) for x, mean, var in moments]
-    terms = [np.ones_like(size), *unit]
+    terms = [*unit]
     for i, x in enumerate(unit):
         terms += [x**2 - 1] + [x * y for y in unit[:i]]
     leading = _leading(n, d, mean_square, resolvents, size)
-    return np.stack(terms if leading is None else [*terms, leading], axis=1)
+    return ControlVariates.of(terms if leading is None else [*terms, leading])
 
 
 def _leading(

@@ -1,17 +1,19 @@
 """Ambient Diffusion Omni: training high noise levels on low-quality samples.
 
-Variance-exploding notation: x_t = x0 + σ_t z. A sample is noised *once* to x_n = x0 + σ_n z_n (σ_n = its sigma_min) and kept; training at
-σ_t > σ_n adds x_t = x_n + √(σ_t² − σ_n²) eps and minimises
+Variance-exploding notation: x_t = x0 + σ_t z. A sample is noised *once* to x_n = x0 + σ_n z_n (σ_n = its
+sigma_min) and kept; training at σ_t > σ_n adds x_t = x_n + √(σ_t² − σ_n²) eps and minimises
 
     ‖α h(x_t) + (1 − α) x_t − x_n‖²,   α = (σ_t² − σ_n²) / σ_t²      (eq. 2.2)
 
-E[x_n | x0, x_t] = α x0 + (1 − α) x_t, because independent Gaussian increments are proportioned by their variances. So the residual is
-α (h − x0) plus noise of mean 0 and covariance σ_n² α I given (x0, x_t): the minimiser is E[x0 | x_t] for *any* law of x0, and the loss
-divided by α² has the floor mmse + σ_n² d / α. The weight 1/α² = σ_t⁴ / (σ_t² − σ_n²)² is at most L for σ_t ≥ σ_n / √(1 − 1/√L), the buffer.
+E[x_n | x0, x_t] = α x0 + (1 − α) x_t, because independent Gaussian increments are proportioned by their
+variances. So the residual is α (h − x0) plus noise of mean 0 and covariance σ_n² α I given (x0, x_t): the
+minimiser is E[x0 | x_t] for *any* law of x0, and the loss divided by α² has the floor mmse + σ_n² d / α. The
+weight 1/α² = σ_t⁴ / (σ_t² − σ_n²)² is at most L for σ_t ≥ σ_n / √(1 − 1/√L), the buffer.
 If the kept points come from a degraded law q_0, the minimiser is E_q[x0 | x_t].
 
-The rest of the topic lives beside: `theory.total_variation` (contraction), `theory.kernel_density` (bounds, crossover),
-`theory.classifier` (ideal classifier, sigma_min); their main functions are importable from here too.
+The rest of the topic lives beside: `theory.total_variation` (contraction), `theory.kernel_density` (bounds,
+crossover), `theory.classifier` (ideal classifier, sigma_min); their main functions are importable from here
+too.
 """
 
 import math
@@ -75,9 +77,14 @@ __all__ = [
 
 
 def ambient_loss(
-    x0_hat: Float[Array, " d"], xt: Float[Array, " d"], xn: Float[Array, " d"], sigma: ScalarLike, sigma_min: ScalarLike
+    x0_hat: Float[Array, " d"],
+    xt: Float[Array, " d"],
+    xn: Float[Array, " d"],
+    sigma: ScalarLike,
+    sigma_min: ScalarLike,
 ) -> Float[Array, ""]:
-    """‖α x0_hat + (1 − α) xt − xn‖² of one sample, unweighted (AO, eq. 2.2); multiply by `ambient_weight` to weigh it.
+    """‖α x0_hat + (1 − α) xt − xn‖² of one sample, unweighted (AO, eq. 2.2); multiply by `ambient_weight` to
+    weigh it.
 
     sigma > sigma_min ≥ 0. JAX; float32 or float64.
     """
@@ -87,16 +94,20 @@ def ambient_loss(
 
 
 def ambient_floor(mmse: float, sigma: float, sigma_min: float, d: int) -> float:
-    """The least weighted ambient loss: mmse + sigma_min² d / α, `mmse` = E‖x0 − E[x0 | xt]‖² at noise level sigma."""
+    """The least weighted ambient loss: mmse + sigma_min² d / α, `mmse` = E‖x0 − E[x0 | xt]‖² at noise level
+    sigma."""
     require(d >= 1, "d", d, "at least 1")
     return mmse + sigma_min**2 * d / float(ambient_alpha(sigma, sigma_min))
 
 
 def posterior_mean(prior: Line, xt: Float[np.ndarray, " m"], sigma: float) -> Float[np.ndarray, " m"]:
-    """E[x0 | x0 + sigma ε = xt] on the line, closed form for Gaussian mixtures (atoms allowed); sigma > 0. NumPy."""
+    """E[x0 | x0 + sigma ε = xt] on the line, closed form for Gaussian mixtures (atoms allowed); sigma > 0.
+    NumPy."""
     require(sigma > 0, "sigma", sigma, "positive")
     variance = prior.stds**2 + sigma**2
-    log_weight = np.log(prior.weights) - 0.5 * np.log(variance) - (xt[:, None] - prior.means) ** 2 / (2 * variance)
+    log_weight = (
+        np.log(prior.weights) - 0.5 * np.log(variance) - (xt[:, None] - prior.means) ** 2 / (2 * variance)
+    )
     weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
     means = prior.means + (prior.stds**2 / variance) * (xt[:, None] - prior.means)
     return np.sum(weight * means, axis=1) / np.sum(weight, axis=1)
@@ -115,9 +126,11 @@ def minimum_error(prior: Line, sigma: float) -> float:
 def ambient_minimiser(
     prior: Line, xt: Float[np.ndarray, " m"], sigma: float, sigma_min: float
 ) -> Float[np.ndarray, " m"]:
-    """The minimiser of the ambient loss as its definition gives it: (E[x_n | x_t] − (1 − α) x_t) / α, on the line.
+    """The minimiser of the ambient loss as its definition gives it: (E[x_n | x_t] − (1 − α) x_t) / α, on the
+    line.
 
-    E[x_n | x_t] by quadrature over the kept points, x_n ~ prior * N(0, sigma_min²), x_t | x_n ~ N(x_n, sigma² − sigma_min²):
+    E[x_n | x_t] by quadrature over the kept points, x_n ~ prior * N(0, sigma_min²), x_t | x_n ~ N(x_n, sigma²
+    − sigma_min²):
     nothing is assumed of the answer, which AO-L says is `posterior_mean`. 0 < sigma_min < sigma. NumPy.
     """
     require(0 < sigma_min < sigma, "sigma_min", sigma_min, f"between 0 and sigma = {sigma:g}")

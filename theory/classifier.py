@@ -1,21 +1,26 @@
 """The ideal classifier of clean against corrupted noised images, and the noise level sigma_min that it sets.
 
-Trained on equal parts of p_σ (clean) and q_σ (corrupted), the best classifier says c(x) = p_σ / (p_σ + q_σ). On corrupted images
+Trained on equal parts of p_σ (clean) and q_σ (corrupted), the best classifier says c(x) = p_σ / (p_σ + q_σ).
+On corrupted images
 
     E_q c = ∫ p q / (p + q) = 1/2 − Δ/4,   Δ = ∫ (p − q)² / (p + q),   2 TV² ≤ Δ ≤ 2 TV,
 
-so E_q c ≥ tau ("cannot tell") means Δ ≤ 2 − 4 tau, which is not TV ≤ 1/2 − tau (Ambient Diffusion Omni, section 3). Δ is an
-f-divergence: it falls as noise grows, and sigma_min(tau) = inf {σ : E_q c ≥ tau} is one number.
+so E_q c ≥ tau ("cannot tell") means Δ ≤ 2 − 4 tau, which is not TV ≤ 1/2 − tau (Ambient Diffusion Omni,
+section 3). Δ is an f-divergence: it falls as noise grows, and sigma_min(tau) = inf {σ : E_q c ≥ tau} is one
+number.
 
-*On the line* the integrals are sums on an even grid: p and q are analytic, so the trapezoid rule converges faster than any power.
+*On the line* the integrals are sums on an even grid: p and q are analytic, so the trapezoid rule converges
+faster than any power.
 
-*Centred Gaussians N(0, diag a), N(0, diag b) in any dimension* (images with power spectra a, b): with z = 1/2 + i t and
-Φ(t) = ∫ p^z q^(1−z) = ∏_j [a_j^z b_j^(1−z) (z / a_j + (1 − z) / b_j)]^(−1/2), Fourier inversion of the law of the
-log-likelihood ratio l gives, because √(pq) / (2 cosh(l/2)) = pq / (p + q) and √(pq) e^(−|l|/2) = min(p, q),
+*Centred Gaussians N(0, diag a), N(0, diag b) in any dimension* (images with power spectra a, b): with z = 1/2
++ i t and Φ(t) = ∫ p^z q^(1−z) = ∏_j [a_j^z b_j^(1−z) (z / a_j + (1 − z) / b_j)]^(−1/2), Fourier inversion of
+the law of the log-likelihood ratio l gives, because √(pq) / (2 cosh(l/2)) = pq / (p + q) and √(pq) e^(−|l|/2)
+= min(p, q),
 
     E_q c = ∫ Φ(t) / (2 cosh πt) dt,          1 − TV = (1 / 2π) ∫ Φ(t) / (1/4 + t²) dt.
 
-|Φ| ≤ 1 in the strip |Im t| ≤ 1/2 (Hölder), so the trapezoid rule with step h errs by about e^(−π/h) in the first: no sampling.
+|Φ| ≤ 1 in the strip |Im t| ≤ 1/2 (Hölder), so the trapezoid rule with step h errs by about e^(−π/h) in the
+first: no sampling.
 The second is summed after t = sinh(u) / 2; its error is checked by halving the step.
 
 NumPy, float64: one-off numbers, not for jit.
@@ -36,7 +41,8 @@ Criterion = Literal["classifier", "total variation"]
 
 
 def triangular_discrimination(p: Line, q: Line, *, noise_std: float = 0.0) -> float:
-    """Δ = ∫ (p − q)² / (p + q) in [0, 2] of two lines after Gaussian noise; raises for atoms without noise."""
+    """Δ = ∫ (p − q)² / (p + q) in [0, 2] of two lines after Gaussian noise; raises for atoms without
+    noise."""
     a, b = p.smoothed(noise_std), q.smoothed(noise_std)
     x = common_grid(a, b, per_std=16)
     pa, pb = a.pdf(x), b.pdf(x)
@@ -45,7 +51,8 @@ def triangular_discrimination(p: Line, q: Line, *, noise_std: float = 0.0) -> fl
 
 
 def probability_clean(delta: float) -> float:
-    """E_q c = 1/2 − Δ/4: the ideal classifier's mean probability "clean" on corrupted images, for Δ in [0, 2]."""
+    """E_q c = 1/2 − Δ/4: the ideal classifier's mean probability "clean" on corrupted images, for Δ in [0,
+    2]."""
     require(0 <= delta <= 2 + 1e-9, "delta", delta, "in [0, 2]")
     return 0.5 - delta / 4
 
@@ -53,9 +60,11 @@ def probability_clean(delta: float) -> float:
 def log_affinity(
     variances_p: Float[np.ndarray, " d"], variances_q: Float[np.ndarray, " d"], t: Float[np.ndarray, " n"]
 ) -> Complex[np.ndarray, " n"]:
-    """log ∫ p^z q^(1−z), z = 1/2 + i t, for p = N(0, diag variances_p), q = N(0, diag variances_q), all positive.
+    """log ∫ p^z q^(1−z), z = 1/2 + i t, for p = N(0, diag variances_p), q = N(0, diag variances_q), all
+    positive.
 
-    Per coordinate, with r = a / b: 1/2 [(1 − z) log r − log(z + (1 − z) r)]; Re(z + (1 − z) r) > 0 keeps the principal branch.
+    Per coordinate, with r = a / b: 1/2 [(1 − z) log r − log(z + (1 − z) r)]; Re(z + (1 − z) r) > 0 keeps the
+    principal branch.
     """
     ratio, count = np.unique(np.asarray(variances_p / variances_q), return_counts=True)
     z = 0.5 + 1j * np.asarray(t)
@@ -72,7 +81,8 @@ def gaussian_triangular_discrimination(
 ) -> float:
     """Δ in [0, 2] of N(0, diag variances_p) and N(0, diag variances_q), to about 1e-12 in any dimension.
 
-    Coordinates where both variances are 0 say nothing; one that is 0 in one of the two alone separates them: Δ = 2.
+    Coordinates where both variances are 0 say nothing; one that is 0 in one of the two alone separates them:
+    Δ = 2.
     """
     pair = _informative(variances_p, variances_q)
     if pair is None:
@@ -105,10 +115,11 @@ def gaussian_total_variation(
 
 
 def sigma_min(probability: Callable[[float], float], tau: float = 0.45, *, scale: float = 1.0) -> float:
-    """The smallest noise_std at which `probability(noise_std)`, non-decreasing, reaches tau, to 1e-10 relative.
+    """The smallest noise_std at which `probability(noise_std)`, non-decreasing, reaches tau, to 1e-10
+    relative.
 
-    `probability` is the mean probability "clean" on corrupted images. Returns 0 if it is there at 1e-6 `scale` already, and
-    inf if it is not at 1e9 `scale`. tau in (0, 1/2); raises `ValueError` otherwise.
+    `probability` is the mean probability "clean" on corrupted images. Returns 0 if it is there at 1e-6
+    `scale` already, and inf if it is not at 1e9 `scale`. tau in (0, 1/2); raises `ValueError` otherwise.
     """
     require(0 < tau < 0.5, "tau", tau, "strictly between 0 and 0.5")
     low, high = 1e-6 * scale, scale
@@ -123,7 +134,8 @@ def sigma_min(probability: Callable[[float], float], tau: float = 0.45, *, scale
 
 
 def sigma_min_line(p: Line, q: Line, tau: float = 0.45, *, criterion: Criterion = "classifier") -> float:
-    """sigma_min for clean `p` and corrupted `q` on the line: E_q c ≥ tau, or (criterion) TV ≤ 1/2 − tau as the paper prints."""
+    """sigma_min for clean `p` and corrupted `q` on the line: E_q c ≥ tau, or (criterion) TV ≤ 1/2 − tau as
+    the paper prints."""
     if criterion == "total variation":
         return sigma_min(lambda s: 0.5 - total_variation(p, q, noise_std=s), tau, scale=_spread(p, q))
     curve = lambda s: probability_clean(triangular_discrimination(p, q, noise_std=s))  # noqa: E731
@@ -131,9 +143,14 @@ def sigma_min_line(p: Line, q: Line, tau: float = 0.45, *, criterion: Criterion 
 
 
 def sigma_min_for_spectra(
-    clean: Float[np.ndarray, "..."], corrupted: Float[np.ndarray, "..."], tau: float = 0.45, *, criterion: Criterion = "classifier"
+    clean: Float[np.ndarray, "..."],
+    corrupted: Float[np.ndarray, "..."],
+    tau: float = 0.45,
+    *,
+    criterion: Criterion = "classifier",
 ) -> float:
-    """sigma_min for centred Gaussian images with the given power spectra (same shape, ≥ 0, unit: squared pixel value).
+    """sigma_min for centred Gaussian images with the given power spectra (same shape, ≥ 0, unit: squared
+    pixel value).
 
     `criterion`: "classifier" (E_q c ≥ tau) or "total variation" (TV ≤ 1/2 − tau, the paper's wording).
     """
@@ -146,7 +163,8 @@ def sigma_min_for_spectra(
 
 
 def blur_transfer(shape: tuple[int, int], blur_std: float) -> Float[np.ndarray, "h w"]:
-    """Gain exp(−2π² blur_std² |f|²) of a Gaussian blur per DFT frequency of an h × w image, f in cycles per pixel.
+    """Gain exp(−2π² blur_std² |f|²) of a Gaussian blur per DFT frequency of an h × w image, f in cycles per
+    pixel.
 
     `blur_std` ≥ 0 in pixels; periodic boundary.
     """
@@ -156,13 +174,19 @@ def blur_transfer(shape: tuple[int, int], blur_std: float) -> Float[np.ndarray, 
 
 
 def sigma_min_for_blur(
-    spectrum: Float[np.ndarray, "*channels h w"], blur_std: float, tau: float = 0.45, *, criterion: Criterion = "classifier"
+    spectrum: Float[np.ndarray, "*channels h w"],
+    blur_std: float,
+    tau: float = 0.45,
+    *,
+    criterion: Criterion = "classifier",
 ) -> float:
-    """sigma_min for a Gaussian blur of `blur_std` pixels, in the unit of the images whose power spectrum is given.
+    """sigma_min for a Gaussian blur of `blur_std` pixels, in the unit of the images whose power spectrum is
+    given.
 
-    Images are taken as centred stationary Gaussians: clean N(0, D), blurred N(0, h D h), both plus N(0, noise_std² I); `spectrum` D holds
-    E|u_f|² of the *unitary* 2-D DFT, all h × w frequencies in `numpy.fft` order. The number is exact for that model: real images differ
-    from blurred ones in more than their spectrum, so it is a lower estimate of what a trained classifier would need.
+    Images are taken as centred stationary Gaussians: clean N(0, D), blurred N(0, h D h), both plus N(0,
+    noise_std² I); `spectrum` D holds E|u_f|² of the *unitary* 2-D DFT, all h × w frequencies in `numpy.fft`
+    order. The number is exact for that model: real images differ from blurred ones in more than their
+    spectrum, so it is a lower estimate of what a trained classifier would need.
     0 if the blur cannot be seen at all.
     """
     d = np.asarray(spectrum, dtype=np.float64)
@@ -181,7 +205,12 @@ def _curve(a: np.ndarray, b: np.ndarray, criterion: Criterion) -> float:
 def _spectrum(name: str, values: np.ndarray) -> np.ndarray:
     flat = np.asarray(values, dtype=np.float64).ravel()
     require_finite(name, flat)
-    require(flat.size > 0 and bool(np.all(flat >= 0)), name, f"smallest {np.min(flat, initial=0.0):.3g}", "non-negative")
+    require(
+        flat.size > 0 and bool(np.all(flat >= 0)),
+        name,
+        f"smallest {np.min(flat, initial=0.0):.3g}",
+        "non-negative",
+    )
     return flat
 
 
@@ -200,7 +229,8 @@ def _informative(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray] 
 
 
 def _overlap(a: np.ndarray, b: np.ndarray, points: int) -> float:
-    """∫ min(p, q) by the trapezoid rule in u, t = sinh(u) / 2, over u in [0, 36] (the rest is below 1e-15)."""
+    """∫ min(p, q) by the trapezoid rule in u, t = sinh(u) / 2, over u in [0, 36] (the rest is below
+    1e-15)."""
     u, h = np.linspace(0.0, 36.0, points + 1, retstep=True)
     values = np.exp(log_affinity(a, b, np.sinh(u) / 2)).real / np.cosh(u)
     return float(2 * h / math.pi * (np.sum(values) - values[0] / 2))

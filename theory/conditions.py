@@ -22,12 +22,14 @@ from scipy.interpolate import CubicSpline
 from scipy.stats import norm
 
 from theory.data import DataSet
-from theory.plugin import Bootstrap, FlipEffect, HeldOut, bootstrap_gain, flip_effect, held_out, pooled
+from theory.plugin import Bootstrap, FlipEffect, HeldOut, Population, bootstrap_gain, flip_effect, held_out, pooled
 from theory.settings import Settings
 from theory.training_sets import entropy_gap, mean_root, wasserstein_gain
 from theory.whitening import ClassStatistics, Coordinates, moments
 
 GRID_POINTS = 31
+ISOTROPIC_DRAWS = 512
+"""Draws behind each exact expectation; the standard error of the gain is then about 1 % of its largest value, or less."""
 HELD_OUT_SPLITS = 20
 FLIP_TRAINING_SETS = 20
 SINGULAR = 1e-10
@@ -47,8 +49,8 @@ class Interval:
 class Optimum:
     """The best corruption and where it stops helping, as noise_std (0: it never helps; infinite: the more the better).
 
-    **Fields:** `noise_std` the best; `helpful_limit` the largest that does not hurt; `gain` at the best, in W2^2; `clean` the
-    predicted W2^2 without corruption.
+    **Fields:** `noise_std` the best; `helpful_limit` the largest that does not hurt; `gain` at the best, in W2^2, with the limits
+    at that noise_std (being the largest of a noisy curve, it is a little optimistic); `clean` the predicted W2^2 without corruption.
     """
 
     noise_std: Interval
@@ -88,13 +90,14 @@ class Row:
 
 @dataclass(frozen=True)
 class ClassAdvice:
-    """One class by itself: both predictions, the flips, and the check on held-out halves (None with fewer than 4 points)."""
+    """One class by itself: both predictions, the flips, and both models held against random halves (None below 4 points)."""
 
     name: str
     whitened: Optimum
     plugin: Optimum
     flips: FlipEffect
-    held_out: HeldOut | None
+    whitened_check: HeldOut | None
+    plugin_check: HeldOut | None
 
 
 @dataclass(frozen=True)
@@ -134,18 +137,22 @@ def advise_conditions(
     )
     total = pooled(bootstraps, weights)
     best = total_isotropic.optimum(s, settings)
-    checks = _held_out(classes, coordinates, statistics, best, settings, streams[len(classes) :])
+    white = [p @ coordinates.whitener for p in classes]
+    models = [Population.isotropic(coordinates.rank, c.mean_square) for c in statistics]
+    plugin = _bootstrap_optimum(total, s, settings)
+    checks = _checks(white, models, best, settings, streams[len(classes) :])
+    own_checks = _checks(classes, [Population.of(p) for p in classes], plugin, settings, streams[len(classes) :])
     flips = flip_effect(classes, settings.eta, repeats=FLIP_TRAINING_SETS, rng=streams[-1])
     return Conditions(
         whitened=best,
-        plugin=_bootstrap_optimum(total, s, settings),
+        plugin=plugin,
         whitened_curve=_curve(total_isotropic.limits(), s, settings),
         plugin_curve=_curve((total.corrected, *total.interval(settings.level)), s, settings),
         rows=_rows(classes, coordinates.rank, statistics, total_isotropic, total, s, settings),
         flips=_total_flips(flips, weights),
         classes=tuple(
-            ClassAdvice(c.name, i.optimum(s, settings), _bootstrap_optimum(b, s, settings), f, h)
-            for c, i, b, f, h in zip(statistics, isotropic, bootstraps, flips, checks, strict=True)
+            ClassAdvice(c.name, i.optimum(s, settings), _bootstrap_optimum(b, s, settings), f, *check)
+            for c, i, b, f, *check in zip(statistics, isotropic, bootstraps, flips, checks, own_checks, strict=True)
         ),
     )
 
@@ -189,14 +196,15 @@ class _Isotropic:
 
     def optimum(self, s: Float[np.ndarray, " g"], settings: Settings) -> Optimum:
         found = np.array([locate(s[:GRID_POINTS], g[:GRID_POINTS]) for g in self.gains])
-        return _optimum(found[0], found.min(axis=0), found.max(axis=0), self.clean, settings)
+        places = [_interval(found[:, i], settings) for i in (0, 2)]
+        return Optimum(*places, _gain_at(found[0], s, self.limits()), self.clean)
 
 
 def _isotropic(c: ClassStatistics, rank: int, s: Float[np.ndarray, " g"], level: float) -> _Isotropic:
     reach = norm.isf((1 - level) / 2) * c.mean_square_error
     levels = (c.mean_square, max(0.0, c.mean_square - reach), c.mean_square + reach)
     noise = [math.inf if x >= 1 else math.sqrt(x / (1 - x)) for x in s]
-    gains = [[float(wasserstein_gain(c.n, rank, a, x).value) for x in noise] for a in levels]
+    gains = [[float(wasserstein_gain(c.n, rank, a, x, draws=ISOTROPIC_DRAWS).value) for x in noise] for a in levels]
     return _Isotropic(np.array(gains), 2 * rank * (1 - mean_root(c.n, rank)))
 
 
@@ -205,21 +213,25 @@ def _bootstrap_optimum(b: Bootstrap, s: Float[np.ndarray, " g"], settings: Setti
     grid = s[:GRID_POINTS]
     found = np.array(locate(grid, b.corrected[:GRID_POINTS]))
     reflected = np.array([locate(grid, 2 * b.plain[:GRID_POINTS] - r[:GRID_POINTS]) for r in b.resampled])
-    low, high = np.quantile(reflected, [(1 - settings.level) / 2, (1 + settings.level) / 2], axis=0)
-    return _optimum(found, np.minimum(low, found), np.maximum(high, found), b.clean, settings)
+    ends = np.quantile(reflected, [(1 - settings.level) / 2, (1 + settings.level) / 2], axis=0)
+    places = [_interval(np.array([found[i], *ends[:, i]]), settings) for i in (0, 2)]
+    return Optimum(*places, _gain_at(found, s, (b.corrected, *b.interval(settings.level))), b.clean)
 
 
-def _optimum(
-    found: Float[np.ndarray, "3"],
-    low: Float[np.ndarray, "3"],
-    high: Float[np.ndarray, "3"],
-    clean: float,
-    settings: Settings,
-) -> Optimum:
-    columns = [[float(v) for v in column] for column in np.stack([found, low, high], axis=1)]
-    best, gain, limit = columns
-    noise = [Interval(*(settings.noise_for(x) for x in column)) for column in (best, limit)]
-    return Optimum(noise[0], noise[1], Interval(*gain), clean)
+def _interval(s: Float[np.ndarray, "3"], settings: Settings) -> Interval:
+    """The first s as noise_std, between the smallest and the largest of all."""
+    return Interval(*(settings.noise_for(float(x)) for x in (s[0], s.min(), s.max())))
+
+
+def _gain_at(
+    found: Float[np.ndarray, "3"], s: Float[np.ndarray, " g"], limits: tuple[Float[np.ndarray, " g"], ...]
+) -> Interval:
+    """The best gain with the pointwise limits at that s: (best s, gain, zero) from `locate`, (value, low, high) over s."""
+    if found[0] == 0.0:
+        return Interval(0.0, 0.0, 0.0)
+    grid = np.log(s[:GRID_POINTS])
+    low, high = (found[0] * float(np.interp(np.log(found[0]), grid, (v / s)[:GRID_POINTS])) for v in limits[1:])
+    return Interval(float(found[1]), min(low, float(found[1])), max(high, float(found[1])))
 
 
 def _curve(
@@ -284,18 +296,17 @@ def _weighted(values: Sequence[float | None], weights: Sequence[float]) -> float
     return float(np.dot(weights, known)) if len(known) == len(values) else None
 
 
-def _held_out(
+def _checks(
     classes: Sequence[Float[np.ndarray, "_ r"]],
-    coordinates: Coordinates,
-    statistics: Sequence[ClassStatistics],
+    models: Sequence[Population],
     best: Optimum,
     settings: Settings,
     streams: Sequence[np.random.Generator],
 ) -> list[HeldOut | None]:
-    s = settings.noise_ratio(best.noise_std.value) if math.isfinite(best.noise_std.value) else 1.0
+    s = settings.noise_ratio(best.noise_std.value)
     return [
-        held_out(p @ coordinates.whitener, c.mean_square, s, repeats=HELD_OUT_SPLITS, rng=rng) if len(p) >= 4 else None
-        for p, c, rng in zip(classes, statistics, streams, strict=False)
+        held_out(points, model, s, repeats=HELD_OUT_SPLITS, rng=rng) if len(points) >= 4 else None
+        for points, model, rng in zip(classes, models, streams, strict=False)
     ]
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from theory._checks import InputError
+
 BUILTIN = ("digits", "photographs")
 """Names that `load_builtin` knows."""
 PATCH = 32
@@ -24,7 +26,7 @@ LARGEST = 1e100
 """Entries beyond this are refused: their squares and fourth powers would overflow or lose all meaning."""
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """A data set or file that cannot be used; the message names what was given and what is allowed."""
 
 

@@ -8,9 +8,9 @@ x_s + √q ξ):
 
     sampler            g                                          w
     ddim               (A_s A_t D + S_s S_t) / v_t                0
-    ancestral_exact    a v_s / v_t  (= E[x_s | x_t] / x_t)        v_s q / v_t      the true reverse variance
-    ancestral_large    a v_s / v_t                                q                DDPM's "β_t"; no noise in the last step
-    ancestral_small    a v_s / v_t                                S_s² q / S_t²    DDPM's "β̃_t"; no noise in the last step
+    ancestral_exact    a v_s / v_t  (= E[x_s | x_t] / x_t)        v_s q / v_t   (the true reverse variance)
+    ancestral_large    a v_s / v_t                                q             (DDPM's β_t; 0 in the last step)
+    ancestral_small    a v_s / v_t                                S_s² q / S_t² (DDPM's β̃_t; 0 in the last step)
     euler              1 + (s-t) h_t                              0                probability flow dx/dt = h_t x
     heun               1 + (s-t) (h_t + h_s (1 + (s-t) h_t)) / 2  0                h_t = (dv_t/dt) / (2 v_t)
 
@@ -26,11 +26,13 @@ What a sampler starts from is accounted for separately (`start`): the path's exa
 prior, or noise alone.
 """
 
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from theory._checks import is_concrete, require, require_finite, require_float64
@@ -45,6 +47,7 @@ ANCESTRAL = (
 )
 SAMPLERS = ("ddim", *ANCESTRAL, "euler", "heun")
 """Names of the samplers."""
+NOISE_FREE_END = ("ancestral_large", "ancestral_small")
 Start = Literal["marginal", "prior", "noise"]
 Variance = Float[Array, "..."]
 Step = tuple[Variance, Variance]
@@ -63,32 +66,35 @@ class SamplingError(NamedTuple):
     wasserstein2: Float[Array, ""]
 
 
-class _Point(NamedTuple):
-    """The path at one time, for data of variance D: gains, marginal variance, and half its logarithm's slope in t."""
+class _Points(NamedTuple):
+    """The path at several times (leading axis), for data of variance D: gains, marginal variance, half its log-slope
+    in t."""
 
     signal: Variance
     noise: Variance
     total: Variance
     slope: Variance
-    time: Float[Array, ""]
+    time: Variance
 
 
-def _point(path: Path, spectrum: Variance, t: Float[Array, ""]) -> _Point:
-    (signal, noise), (d_signal, d_noise) = jax.jvp(path.powers, (t,), (jnp.ones_like(t),))
-    total = signal * spectrum + noise
-    slope = (d_signal * spectrum + d_noise) / (2 * total)
-    shape = spectrum.shape
-    return _Point(
-        jnp.broadcast_to(safe_sqrt(signal), shape), jnp.broadcast_to(safe_sqrt(noise), shape), total, slope, t
-    )
+@eqx.filter_jit
+def _points(path: Path, spectrum: Variance, times: Array) -> _Points:
+    def at(t: Float[Array, ""]) -> _Points:
+        (signal, noise), (d_signal, d_noise) = jax.jvp(path.powers, (t,), (jnp.ones_like(t),))
+        total = signal * spectrum + noise
+        slope = (d_signal * spectrum + d_noise) / (2 * total)
+        values = _Points(safe_sqrt(signal), safe_sqrt(noise), total, slope, t)
+        return _Points(*(jnp.broadcast_to(value, spectrum.shape) for value in values))
+
+    return jax.vmap(at)(times)
 
 
-def _ddim(late: _Point, early: _Point, spectrum: Variance) -> Step:
+def _ddim(late: _Points, early: _Points, spectrum: Variance) -> Step:
     gain = (early.signal * late.signal * spectrum + early.noise * late.noise) / late.total
     return gain, jnp.zeros_like(gain)
 
 
-def _ancestral(late: _Point, early: _Point, spectrum: Variance, kind: str) -> Step:
+def _ancestral(late: _Points, early: _Points, spectrum: Variance, kind: str) -> Step:
     ratio = late.signal / early.signal
     forward = jnp.maximum(late.noise**2 - (ratio * early.noise) ** 2, 0.0)
     gain = ratio * early.total / late.total
@@ -100,19 +106,19 @@ def _ancestral(late: _Point, early: _Point, spectrum: Variance, kind: str) -> St
     return gain, jnp.where(noisy, early.noise**2 * forward / jnp.where(noisy, late.noise**2, 1.0), 0.0)
 
 
-def _euler(late: _Point, early: _Point, spectrum: Variance) -> Step:
+def _euler(late: _Points, early: _Points, spectrum: Variance) -> Step:
     gain = 1 + (early.time - late.time) * late.slope
     return gain, jnp.zeros_like(gain)
 
 
-def _heun(late: _Point, early: _Point, spectrum: Variance) -> Step:
+def _heun(late: _Points, early: _Points, spectrum: Variance) -> Step:
     step = early.time - late.time
     predicted = 1 + step * late.slope
     gain = 1 + step / 2 * (late.slope + early.slope * predicted)
     return gain, jnp.zeros_like(gain)
 
 
-def _step(sampler: str, late: _Point, early: _Point, spectrum: Variance) -> Step:
+def _step(sampler: str, late: _Points, early: _Points, spectrum: Variance) -> Step:
     if sampler in ANCESTRAL:
         return _ancestral(late, early, spectrum, sampler.split("_")[1])
     return {"ddim": _ddim, "euler": _euler, "heun": _heun}[sampler](late, early, spectrum)
@@ -146,7 +152,9 @@ def generated_variance(
     """
     data, grid = jnp.asarray(spectrum), jnp.asarray(times)
     _check(path, data, grid, sampler, start)
-    return _generated(path, data, grid, sampler, start)
+    points = _points(path, data, grid)
+    initial = _initial(path, points, start)
+    return _recursion(points, data, initial, sampler=sampler, to_clean=not path.starts_clean)
 
 
 def _check(path: Path, spectrum: Variance, times: Array, sampler: str, start: str) -> None:
@@ -158,44 +166,49 @@ def _check(path: Path, spectrum: Variance, times: Array, sampler: str, start: st
     require(fits, "spectrum", f"shape {spectrum.shape}", f"of the path's grid {path.grid}")
     require(times.ndim == 1 and times.size >= 2, "times", f"shape {times.shape}", "a list of 2 or more times")
     if is_concrete(spectrum):
-        require(bool(jnp.all(spectrum > 0)), "spectrum", f"smallest entry {spectrum.min()}", "positive")
+        smallest = float(np.min(np.asarray(spectrum)))
+        require(smallest > 0, "spectrum", f"smallest entry {smallest:.3g}", "positive")
     if is_concrete(times):
-        falling = bool(jnp.all(jnp.diff(times) < 0) & (times[0] <= 1) & (times[-1] >= 0))
+        values = np.asarray(times)
+        falling = bool(np.all(np.diff(values) < 0) and values[0] <= 1 and values[-1] >= 0)
         require(falling, "times", f"{times}", "falling, within [0, 1]")
 
 
-@eqx.filter_jit
-def _generated(path: Path, spectrum: Variance, times: Array, sampler: str, start: str) -> Variance:
-    def advance(state: tuple[Variance, _Point], t: Any) -> tuple[tuple[Variance, _Point], None]:
-        variance, late = state
-        early = _point(path, spectrum, t)
-        gain, added = _step(sampler, late, early, spectrum)
-        return (gain**2 * variance + added, early), None
-
-    first = _point(path, spectrum, times[0])
-    starts = {"marginal": first.total, "noise": first.noise**2}
-    starts["prior"] = jnp.ones_like(spectrum) if path.ends_in_unit_noise else first.total
-    noisy_end = sampler not in ("ancestral_large", "ancestral_small")
-    separate = path.starts_clean and not noisy_end  # the last step then differs: it adds no noise
-    state, _ = jax.lax.scan(advance, (starts[start], first), times[1:-1] if separate else times[1:])
-    if path.starts_clean and noisy_end:
-        return state[0]
-    last = _point(path, spectrum, times[-1]) if path.starts_clean else _clean(spectrum)
-    gain, added = _step(sampler if sampler in ANCESTRAL else "ddim", state[1], last, spectrum)
-    return gain**2 * state[0] + (added if noisy_end else 0.0)
+def _initial(path: Path, first: _Points, start: str) -> Variance:
+    if start == "noise":
+        return first.noise[0] ** 2
+    return jnp.ones_like(first.total[0]) if start == "prior" and path.ends_in_unit_noise else first.total[0]
 
 
-def _clean(spectrum: Variance) -> _Point:
+@partial(jax.jit, static_argnames=("sampler", "to_clean"))
+def _recursion(points: _Points, spectrum: Variance, initial: Variance, *, sampler: str, to_clean: bool) -> Variance:
+    """V <- g² V + w from `initial` over all steps, then to the data themselves if `to_clean`."""
+    late, early = (jax.tree.map(lambda x, part=part: x[part], points) for part in (slice(None, -1), slice(1, None)))
+    gains, added = _step(sampler, late, early, spectrum)
+    if to_clean:
+        last = jax.tree.map(lambda x: x[-1:], points)
+        end = _step(sampler if sampler in ANCESTRAL else "ddim", last, _clean(last, spectrum), spectrum)
+        gains, added = jnp.concatenate([gains, end[0]]), jnp.concatenate([added, end[1]])
+    if sampler in NOISE_FREE_END:
+        added = added.at[-1].set(0.0)
+
+    def advance(variance: Variance, step: Step) -> tuple[Variance, None]:
+        return step[0] ** 2 * variance + step[1], None
+
+    return jax.lax.scan(advance, initial, (gains, added))[0]
+
+
+def _clean(like: _Points, spectrum: Variance) -> _Points:
     """The data themselves: signal 1, noise 0."""
-    one, zero = jnp.ones_like(spectrum), jnp.zeros_like(spectrum)
-    return _Point(one, zero, spectrum, zero, jnp.zeros(()))
+    one, zero = jnp.ones_like(like.signal), jnp.zeros_like(like.signal)
+    return _Points(one, zero, spectrum * one, zero, zero)
 
 
 def uniform_times(path: Path, steps: int) -> Float[Array, " k"]:
     """Times from 1 to 0 in equal steps such that a sampler takes `steps` steps, the last denoising step of EDM
     included."""
     require(steps >= 2, "steps", steps, "an integer >= 2")
-    return jnp.linspace(1.0, 0.0, steps + 1 if path.starts_clean else steps)
+    return jnp.asarray(np.linspace(1.0, 0.0, steps + 1 if path.starts_clean else steps))
 
 
 def sampling_error(

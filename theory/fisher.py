@@ -6,26 +6,33 @@ The metric of N(m, S) is
 
 invariant under every invertible affine map of R^d. Its speed, integrated, is `path_length`.
 
-**Centred.** With λ the eigenvalues of S₀⁻¹ S₁ the distance is (½ Σ log² λ)^½ and the geodesic S₀^½ (S₀^-½ S₁ S₀^-½)^t S₀^½ (SPD,
-theorem 1). Both come from one symmetric pencil: with M = S₀ + S₁ = L Lᵀ and L⁻¹ (S₁ - S₀) L⁻ᵀ = V τ Vᵀ,
+**Centred.** With λ the eigenvalues of S₀⁻¹ S₁ the distance is (½ Σ log² λ)^½ and the geodesic S₀^½ (S₀^-½
+S₁ S₀^-½)^t S₀^½ (SPD, theorem 1). Both come from one symmetric pencil: with M = S₀ + S₁ = L Lᵀ and L⁻¹ (S₁
+- S₀) L⁻ᵀ = V τ Vᵀ,
 
-    log λ = 2 artanh τ,   S₀ = Z (1-τ)/2 Zᵀ,   S₁ = Z (1+τ)/2 Zᵀ,   S_t = Z ((1-τ)/2)^(1-t) ((1+τ)/2)^t Zᵀ,   Z = L V.
+    log λ = 2 artanh τ,   S₀ = Z (1-τ)/2 Zᵀ,   S₁ = Z (1+τ)/2 Zᵀ,   S_t = Z ((1-τ)/2)^(1-t) ((1+τ)/2)^t Zᵀ,
+    Z = L V.
 
-Near p = q the difference S₁ - S₀ is exact and nothing cancels; exchanging p and q changes only the sign of τ. S₁ is first divided by
-the power of two nearest to tr S₁ / tr S₀. Then the rounding error of each log λ is of order d ε max(cond S₀, cond S₁),
-which is what rounding the covariances themselves costs.
+Near p = q the difference S₁ - S₀ is exact and nothing cancels; exchanging p and q changes only the sign of
+τ. S₁ is first divided by the power of two nearest to tr S₁ / tr S₀. Then the rounding error of each log λ
+is of order d ε max(cond S₀, cond S₁), which is what rounding the covariances themselves costs.
 
-**With means** no closed form is known for the boundary-value problem. `fisher_rao_connect` solves it (module `theory._lift`)
-and returns the distance beside a bound on what it missed the end point by, and beside a lower bound.
+**With means** no closed form is known for the boundary-value problem. `fisher_rao_connect` solves it
+(module `theory._lift`) and returns the distance beside a bound on what it missed the end point by, and
+beside a lower bound.
 
 **Lower bounds**, both true for every pair:
 
-1. The embedding (m, S) -> P = [[S + m mᵀ, m], [mᵀ, 1]] into the positive definite matrices of size d + 1 with ½ tr (P⁻¹ dP)² is
-   isometric (Calvo and Oller 1990): curves keep their length, so the distance there is at most the Fisher-Rao distance.
-2. A curve of Gaussians projected on a direction u is not longer than the curve itself, as (uᵀ dm)²/(uᵀ S u) <= dmᵀ S⁻¹ dm and
-   (uᵀ dS u)²/(uᵀ S u)² <= tr (S⁻¹ dS)² (Cauchy and Schwarz). In d = 1 the metric is √2 times the hyperbolic half-plane (m/√2, σ).
+1. The embedding (m, S) -> P = [[S + m mᵀ, m], [mᵀ, 1]] into the positive definite matrices of size d + 1
+   with ½ tr (P⁻¹ dP)² is isometric (Calvo and Oller 1990): curves keep their length, so the distance there
+   is at most the Fisher-Rao distance.
+2. A curve of Gaussians projected on a direction u is not longer than the curve itself, as (uᵀ dm)²/(uᵀ S u)
+   <= dmᵀ S⁻¹ dm and (uᵀ dS u)²/(uᵀ S u)² <= tr (S⁻¹ dS)² (Cauchy and Schwarz). In d = 1 the metric is √2
+   times the hyperbolic half-plane (m/√2, σ).
 
-A batch is made by `jax.vmap`; everything here is written for one pair.
+A batch is made by `jax.vmap`; everything here is written for one pair. With means, a batch runs as long as its
+slowest pair, so many pairs go faster in parts: `jax.lax.map(lambda pair: fisher_rao_distance(*pair), (p, q),
+batch_size=32)`.
 """
 
 import math
@@ -60,7 +67,7 @@ __all__ = [
 ]
 
 
-# --------------------------------------------------------------------------------------------------------------- centred
+# ------------------------------------------------------------------------------------------------- centred
 
 
 def _whiten(factor: Float[Array, "k k"], matrix: Float[Array, "k k"]) -> Float[Array, "k k"]:
@@ -92,9 +99,11 @@ def _safe_norm(x: Float[Array, " k"]) -> Float[Array, ""]:
 
 
 def _log_eigenvalues(whitened: Float[Array, "k k"], log2: Float[ArrayLike, ""] = 0.0) -> Float[Array, " k"]:
-    """|log λ|, with λ scaled by 2^log2, from singular values: four times as fast here as eigenvalues at d = 32.
+    """|log λ|, with λ scaled by 2^log2, from singular values: four times as fast here as eigenvalues at d =
+    32.
 
-    With log2 = 0 the sign of τ is not needed. Otherwise 2 I is added first, which makes them the eigenvalues τ + 2.
+    With log2 = 0 the sign of τ is not needed. Otherwise 2 I is added first, which makes them the
+    eigenvalues τ + 2.
     """
     shift = jnp.where(log2 == 0, 0.0, 2.0)
     shifted = whitened + shift * jnp.eye(whitened.shape[0])
@@ -103,11 +112,12 @@ def _log_eigenvalues(whitened: Float[Array, "k k"], log2: Float[ArrayLike, ""] =
 
 
 def centred_distance(cov0: Float[ArrayLike, "d d"], cov1: Float[ArrayLike, "d d"]) -> Float[Array, ""]:
-    """Fisher-Rao distance of N(0, cov0) and N(0, cov1): (1/√2) ‖log(cov0^-½ cov1 cov0^-½)‖_F (SPD, theorem 1).
+    """Fisher-Rao distance of N(0, cov0) and N(0, cov1): (1/√2) ‖log(cov0^-½ cov1 cov0^-½)‖_F (SPD, theorem
+    1).
 
-    `cov0`, `cov1`: shape `d d`, float64, positive definite (d up to 512 tried). Infinite or NaN where one is singular. The
-    derivative exists everywhere but at cov0 = cov1, where it is given as 0. Raises `ValueError` for what is no covariance,
-    `TypeError` unless float64.
+    `cov0`, `cov1`: shape `d d`, float64, positive definite (d up to 512 tried). Infinite or NaN where one
+    is singular. The derivative exists everywhere but at cov0 = cov1, where it is given as 0. Raises
+    `ValueError` for what is no covariance, `TypeError` unless float64.
     """
     first, second = _require_covariances(cov0, cov1)
     log2 = _log_scale(first, second)
@@ -119,10 +129,12 @@ def centred_distance(cov0: Float[ArrayLike, "d d"], cov1: Float[ArrayLike, "d d"
 def centred_geodesic(
     cov0: Float[ArrayLike, "d d"], cov1: Float[ArrayLike, "d d"], t: Float[ArrayLike, ""]
 ) -> Float[Array, "d d"]:
-    """The covariance at time `t` of the geodesic from cov0 (t = 0) to cov1 (t = 1): SPD, theorem 1; any real `t`.
+    """The covariance at time `t` of the geodesic from cov0 (t = 0) to cov1 (t = 1): SPD, theorem 1; any
+    real `t`.
 
-    `cov0`, `cov1`: shape `d d`, float64, positive definite. Derivatives in `t` are exact; those in the covariances are not finite
-    where eigenvalues of cov0⁻¹ cov1 coincide. Raises `ValueError` for what is no covariance, `TypeError` unless float64.
+    `cov0`, `cov1`: shape `d d`, float64, positive definite. Derivatives in `t` are exact; those in the
+    covariances are not finite where eigenvalues of cov0⁻¹ cov1 coincide. Raises `ValueError` for what is no
+    covariance, `TypeError` unless float64.
     """
     first, second = _require_covariances(cov0, cov1)
     log2 = _log_scale(first, second)
@@ -135,18 +147,20 @@ def centred_geodesic(
     return (cov + cov.T) / 2
 
 
-# ----------------------------------------------------------------------------------------------------------- with means
+# ---------------------------------------------------------------------------------------------- with means
 
 
 class Connection(eqx.Module):
     """The geodesic found between two Gaussians, with what certifies it.
 
     - `distance`: its length; NaN where `residual` exceeds the tolerance.
-    - `residual`: an upper bound on the Fisher-Rao distance from where the geodesic ends to where it should, up to rounding in the
-      change of coordinates. So `distance` is within `residual` of the length of a curve that joins the two Gaussians.
-    - `lower`: a lower bound on the Fisher-Rao distance (`lower_bound`); distance + residual is an upper one. That *this* geodesic is
-      the shortest one is not certified; it is where lower and distance agree.
-    - `mean_velocity`, shape `d`, and `cov_velocity`, shape `d d`: the velocity at the start, time 1 for the whole way.
+    - `residual`: an upper bound on the Fisher-Rao distance from where the geodesic ends to where it should,
+      up to rounding in the change of coordinates. So `distance` is within `residual` of the length of a
+      curve that joins the two Gaussians.
+    - `lower`: a lower bound on the Fisher-Rao distance (`lower_bound`); distance + residual is an upper
+      one. That *this* geodesic is the shortest one is not certified; it is where lower and distance agree.
+    - `mean_velocity`, shape `d`, and `cov_velocity`, shape `d d`: the velocity at the start, time 1 for the
+      whole way.
     - `steps`: evaluations of the descent.
     """
 
@@ -178,7 +192,8 @@ class _Frame(eqx.Module):
 
 
 class _Pair(eqx.Module):
-    """Two Gaussians with the factors both bounds and frame need: of S_p + S_q, and with half the squared mean difference added."""
+    """Two Gaussians with the factors both bounds and frame need: of S_p + S_q, and with half the squared
+    mean difference added."""
 
     difference: Float[Array, "d d"]
     shift: Float[Array, " d"]
@@ -191,7 +206,7 @@ def _pair(p: Gaussian, q: Gaussian) -> _Pair:
         require_float64(f"{name}.mean", gaussian.mean)
     require(p.dim == q.dim, "q", f"dimension {q.dim}", f"of p's dimension {p.dim}")
     shift, total = q.mean - p.mean, p.cov + q.cov
-    # One batched call: separate Cholesky calls beside a singular value decomposition can hang XLA on two cores.
+    # One batched call: separate Cholesky calls beside a singular value decomposition can hang XLA.
     factors = jnp.linalg.cholesky(jnp.stack([total, total + jnp.outer(shift, shift) / 2]))
     return _Pair(q.cov - p.cov, shift, factors)
 
@@ -218,10 +233,12 @@ def _bound(pair: _Pair, p: Gaussian, q: Gaussian) -> Float[Array, ""]:
 
 
 def lower_bound(p: Gaussian, q: Gaussian) -> Float[Array, ""]:
-    """A lower bound on the Fisher-Rao distance: the larger of the embedding's and the projection's (module docstring).
+    """A lower bound on the Fisher-Rao distance: the larger of the embedding's and the projection's (module
+    docstring).
 
-    Projected on u = (S_p + S_q)⁻¹ (m_q - m_p). Exact where the means agree, where the covariances agree, and in d = 1. Float64; positive
-    definite covariances. Raises `TypeError` unless float64, `ValueError` where dimensions differ. Sources: Calvo and Oller 1990.
+    Projected on u = (S_p + S_q)⁻¹ (m_q - m_p). Exact where the means agree, where the covariances agree,
+    and in d = 1. Float64; positive definite covariances. Raises `TypeError` unless float64, `ValueError`
+    where dimensions differ. Sources: Calvo and Oller 1990.
     """
     return _bound(_pair(p, q), p, q)
 
@@ -231,23 +248,21 @@ def univariate_distance(
 ) -> Float[Array, ""]:
     """Fisher-Rao distance of N(mean0, var0) and N(mean1, var1) on the line, variances > 0.
 
-    √2 arccosh(1 + (½ (mean1 - mean0)² + (σ1 - σ0)²)/(2 σ0 σ1)), written by arcsinh of a square root so that nothing cancels.
+    √2 arccosh(1 + (½ (mean1 - mean0)² + (σ1 - σ0)²)/(2 σ0 σ1)), written by arcsinh of a square root so that
+    nothing cancels.
     """
     sigma0, sigma1 = jnp.sqrt(var0), jnp.sqrt(var1)
-    offsets = jnp.stack(
-        [(mean1 - mean0) / math.sqrt(2), jnp.asarray((var1 - var0) / (sigma0 + sigma1))]
-    )
+    offsets = jnp.stack([(mean1 - mean0) / math.sqrt(2), jnp.asarray((var1 - var0) / (sigma0 + sigma1))])
     return 2 * math.sqrt(2) * jnp.arcsinh(_safe_norm(offsets / (2 * jnp.sqrt(sigma0 * sigma1))))
 
 
-def fisher_rao_connect(
-    p: Gaussian, q: Gaussian, *, tolerance: float = 1e-9, max_steps: int = 100
-) -> Connection:
-    """The Fisher-Rao geodesic from `p` to `q`, with its length, residual and a lower bound (Eriksen 1987; `theory._lift`).
+def fisher_rao_connect(p: Gaussian, q: Gaussian, *, tolerance: float = 1e-9, max_steps: int = 100) -> Connection:
+    """The Fisher-Rao geodesic from `p` to `q`, with its length, residual and a lower bound (Eriksen 1987;
+    `theory._lift`).
 
-    Positive definite covariances, float64; meant for d <= 16 (a step costs about d⁵). Never raises for want of convergence: then
-    `distance` is NaN and `residual` says by how much it missed. Rounding limits the residual to some ε exp(√2 distance), so
-    pairs further apart than about 10 may need a larger `tolerance`.
+    Positive definite covariances, float64; meant for d <= 16 (a step costs about d⁵). Never raises for want
+    of convergence: then `distance` is NaN and `residual` says by how much it missed. Rounding limits the
+    residual to some ε exp(√2 distance), so pairs further apart than about 10 may need a larger `tolerance`.
     """
     pair = _pair(p, q)
     frame = _frame(pair)
@@ -267,8 +282,9 @@ def fisher_rao_connect(
 def _require_converged(connection: Connection, tolerance: float) -> Connection:
     if is_concrete(connection.distance) and not bool(connection.converged):
         raise ValueError(
-            f"no geodesic within tolerance {tolerance:g}: the best one misses q by {float(connection.residual):.3g} (the distance is at least "
-            f"{float(connection.lower):.6g}). Covariances must be positive definite; pass a larger tolerance, or look at fisher_rao_connect(p, q)."
+            f"p and q must be joined by a geodesic within tolerance {tolerance:g}; got one that misses q by "
+            f"{float(connection.residual):.3g} (their distance is at least {float(connection.lower):.6g}). "
+            "Covariances must be positive definite. Pass a larger tolerance, or look at fisher_rao_connect."
         )
     return connection
 
@@ -295,10 +311,9 @@ def _distance_jvp(
     return found.distance, jnp.where(moving, change / jnp.where(moving, found.distance, 1.0), 0.0)
 
 
-def _inner(
-    frame: _Frame, at: tuple[Array, Array], velocity: tuple[Array, Array], change: Gaussian
-) -> Float[Array, ""]:
-    """Metric product at the moments `at` (in the frame) of a velocity (in the frame) and a change of moments (outside it)."""
+def _inner(frame: _Frame, at: tuple[Array, Array], velocity: tuple[Array, Array], change: Gaussian) -> Float[Array, ""]:
+    """Metric product at the moments `at` (in the frame) of a velocity (in the frame) and a change of
+    moments (outside it)."""
     precision = jnp.linalg.inv(at[1])
     mean = precision @ velocity[0] @ (frame.inverse @ change.mean)
     cov = precision @ velocity[1] @ precision * (frame.inverse @ change.cov @ frame.inverse.T)
@@ -306,11 +321,13 @@ def _inner(
 
 
 def fisher_rao_distance(p: Gaussian, q: Gaussian, *, tolerance: float = 1e-9) -> Float[Array, ""]:
-    """Fisher-Rao distance of two Gaussians with means: the length of the geodesic that `fisher_rao_connect` finds.
+    """Fisher-Rao distance of two Gaussians with means: the length of the geodesic that `fisher_rao_connect`
+    finds.
 
-    Float64, positive definite covariances, d <= 16. Exact to `tolerance`, as far as the geodesic found is the shortest (see `Connection`).
-    Differentiable in both Gaussians (first variation); at p = q the derivative is given as 0. Under `jit` or `vmap` it is NaN where
-    no geodesic within `tolerance` is found; called directly it raises `ValueError` there. Raises `TypeError` unless float64.
+    Float64, positive definite covariances, d <= 16. Exact to `tolerance`, as far as the geodesic found is
+    the shortest (see `Connection`). Differentiable in both Gaussians (first variation); at p = q the
+    derivative is given as 0. Under `jit` or `vmap` it is NaN where no geodesic within `tolerance` is found;
+    called directly it raises `ValueError` there. Raises `TypeError` unless float64.
     """
     distance = _distance(p, q, tolerance)
     if is_concrete(distance) and not bool(jnp.isfinite(distance)):
@@ -324,10 +341,12 @@ def fisher_rao_exponential(
     cov_velocity: Float[ArrayLike, "d d"],
     t: Float[ArrayLike, ""] = 1.0,
 ) -> Gaussian:
-    """The geodesic that leaves `p` with the given velocities of mean and covariance, at time `t`: Eriksen's exponential.
+    """The geodesic that leaves `p` with the given velocities of mean and covariance, at time `t`: Eriksen's
+    exponential.
 
-    In coordinates where p = N(0, I): exp of t [[-B, x, 0], [xᵀ, 0, -xᵀ], [0, -x, B]] has the blocks S⁻¹ (first) and S⁻¹ m
-    (right of it); its speed is (|x|² + ½ tr B²)^½. Float64, positive definite covariance; exists for every `t`.
+    In coordinates where p = N(0, I): exp of t [[-B, x, 0], [xᵀ, 0, -xᵀ], [0, -x, B]] has the blocks S⁻¹
+    (first) and S⁻¹ m (right of it); its speed is (|x|² + ½ tr B²)^½. Float64, positive definite covariance;
+    exists for every `t`.
     """
     require_float64("p.cov", p.cov)
     factor = jnp.linalg.cholesky(p.cov)
@@ -335,20 +354,18 @@ def fisher_rao_exponential(
     return _outward(p.mean, factor, _lift.shoot(x, _whiten(factor, jnp.asarray(cov_velocity)), t))
 
 
-def _outward(
-    mean: Float[Array, " d"], forward: Float[Array, "d d"], moments: tuple[Array, Array]
-) -> Gaussian:
+def _outward(mean: Float[Array, " d"], forward: Float[Array, "d d"], moments: tuple[Array, Array]) -> Gaussian:
     cov = forward @ moments[1] @ forward.T
     return Gaussian(mean + forward @ moments[0], (cov + cov.T) / 2)
 
 
-def fisher_rao_geodesic(
-    p: Gaussian, q: Gaussian, t: Float[ArrayLike, ""], *, tolerance: float = 1e-9
-) -> Gaussian:
-    """The Gaussian at time `t` of the geodesic from `p` (t = 0) to `q` (t = 1), of constant speed; any real `t`.
+def fisher_rao_geodesic(p: Gaussian, q: Gaussian, t: Float[ArrayLike, ""], *, tolerance: float = 1e-9) -> Gaussian:
+    """The Gaussian at time `t` of the geodesic from `p` (t = 0) to `q` (t = 1), of constant speed; any real
+    `t`.
 
-    Float64, positive definite covariances, d <= 16. Derivatives in `t` are exact; none are offered in `p` and `q`. NaN under `jit` or
-    `vmap` where no geodesic within `tolerance` is found; called directly it raises `ValueError` there.
+    Float64, positive definite covariances, d <= 16. Derivatives in `t` are exact; none are offered in `p`
+    and `q`. NaN under `jit` or `vmap` where no geodesic within `tolerance` is found; called directly it
+    raises `ValueError` there.
     """
     found = _require_converged(fisher_rao_connect(p, q, tolerance=tolerance), tolerance)
     frame = _frame(_pair(p, q))

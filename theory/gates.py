@@ -1,22 +1,26 @@
-"""The noise gate: at which noise levels a sample may train, and with what weight (Ambient Diffusion Omni, sections 2 and 3).
+"""The noise gate: at which noise levels a sample may train, and with what weight (Ambient Diffusion Omni,
+sections 2 and 3).
 
-σ is the noise-to-signal ratio, one number or one per frequency. A sample with the range (sigma_min, sigma_max) trains
+σ is the noise-to-signal ratio, one number or one per frequency. A sample with the range (sigma_min,
+sigma_max) trains
 
-    σ ≤ sigma_max           as it is, weight 1                                       (low noise: only crops matter)
-    σ ≥ buffer(sigma_min)   noised once to sigma_min and kept; weight 1/α² = σ⁴ / (σ² − sigma_min²)² ≤ max_weight
+    σ ≤ sigma_max           as it is, weight 1                                       (low noise: only crops
+    matter) σ ≥ buffer(sigma_min)   noised once to sigma_min and kept; weight 1/α² = σ⁴ / (σ² − sigma_min²)² ≤
+    max_weight
 
-and is unused between ("donut"). The weight is at most L exactly for σ ≥ sigma_min / √(1 − 1/√L): 1.848 sigma_min at L = 2 and √2 sigma_min at
-L = 4 (the paper prints √2 and 2/√3, which let weights of 4 and 16 through). A clean sample has sigma_min = 0: weight 1
-everywhere; an unusable one sigma_min = inf.
+and is unused between ("donut"). The weight is at most L exactly for σ ≥ sigma_min / √(1 − 1/√L): 1.848
+sigma_min at L = 2 and √2 sigma_min at L = 4 (the paper prints √2 and 2/√3, which let weights of 4 and 16
+through). A clean sample has sigma_min = 0: weight 1 everywhere; an unusable one sigma_min = inf.
 
-On a path, gates are *times*: the kept point is noised to t_n, the first time at which every frequency has σ ≥ sigma_min, and α, weight
-and buffer are per frequency, measured from σ(t_n). The gate opens again when every frequency has passed its buffer.
+On a path, gates are *times*: the kept point is noised to t_n, the first time at which every frequency has σ ≥
+sigma_min, and α, weight and buffer are per frequency, measured from σ(t_n). The gate opens again when every
+frequency has passed its buffer.
 
 JAX, float32 or float64; the elementwise functions may be jitted and vmapped.
 """
 
 import math
-from typing import Protocol
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -25,20 +29,12 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key, ScalarLike, Shaped
 
 from theory._checks import is_concrete, require
-
-
-class HasGains(Protocol):
-    """What a gate needs of a path: its gains at t in [0, 1], scalar or per frequency."""
-
-    def signal(self, t: Float[Array, ""]) -> Float[Array, "..."]:
-        """Gain of the signal."""
-
-    def noise(self, t: Float[Array, ""]) -> Float[Array, "..."]:
-        """Gain of the noise."""
+from theory.path_base import Path
 
 
 def ambient_alpha(sigma: Shaped[ArrayLike, "..."], sigma_min: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """α = (σ² − sigma_min²) / σ² elementwise, for σ > sigma_min ≥ 0 (by factors: no cancellation in the squares)."""
+    """α = (σ² − sigma_min²) / σ² elementwise, for σ > sigma_min ≥ 0 (by factors: no cancellation in the
+    squares)."""
     sigma, sigma_min = jnp.asarray(sigma, dtype=float), jnp.asarray(sigma_min, dtype=float)
     _require_all("sigma_min", sigma_min >= 0, sigma_min, "at least 0")
     _require_all("sigma", sigma > sigma_min, sigma, f"above sigma_min = {sigma_min}")
@@ -46,12 +42,14 @@ def ambient_alpha(sigma: Shaped[ArrayLike, "..."], sigma_min: Shaped[ArrayLike, 
 
 
 def ambient_weight(sigma: Shaped[ArrayLike, "..."], sigma_min: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """1/α² = σ⁴ / (σ² − sigma_min²)² elementwise, for σ > sigma_min ≥ 0: makes the ambient loss one of x0 again."""
+    """1/α² = σ⁴ / (σ² − sigma_min²)² elementwise, for σ > sigma_min ≥ 0: makes the ambient loss one of x0
+    again."""
     return ambient_alpha(sigma, sigma_min) ** -2
 
 
 def buffer_noise(sigma_min: Shaped[ArrayLike, "..."], max_weight: ScalarLike) -> Float[Array, "..."]:
-    """The smallest σ with weight ≤ max_weight: sigma_min / √(1 − 1/√max_weight); max_weight > 1 (the paper's best: 4)."""
+    """The smallest σ with weight ≤ max_weight: sigma_min / √(1 − 1/√max_weight); max_weight > 1 (the paper's
+    best: 4)."""
     sigma_min, max_weight = jnp.asarray(sigma_min, dtype=float), jnp.asarray(max_weight, dtype=float)
     _require_all("sigma_min", sigma_min >= 0, sigma_min, "at least 0")
     _require_all("max_weight", max_weight > 1, max_weight, "above 1")
@@ -59,9 +57,11 @@ def buffer_noise(sigma_min: Shaped[ArrayLike, "..."], max_weight: ScalarLike) ->
 
 
 class NoiseGate(eqx.Module):
-    """The gate of one sample: its range of noise levels, as an operator (noised once and kept) and as a weight.
+    """The gate of one sample: its range of noise levels, as an operator (noised once and kept) and as a
+    weight.
 
-    **Arguments:** `sigma_min` in [0, inf], `sigma_max` ≥ 0 (default 0: no use at low noise), `max_weight` > 1.
+    **Arguments:** `sigma_min` in [0, inf], `sigma_max` ≥ 0 (default 0: no use at low noise), `max_weight` >
+    1.
     """
 
     sigma_min: ScalarLike
@@ -75,7 +75,8 @@ class NoiseGate(eqx.Module):
         _require_all("max_weight", jnp.asarray(self.max_weight) > 1, self.max_weight, "above 1")
 
     def sample(self, key: Key[Array, ""], value: Float[Array, " d"], index: ScalarLike = 0) -> Float[Array, " d"]:
-        """The kept point x_n = value + sigma_min z, z folded from the sample's `index`: the same at every use."""
+        """The kept point x_n = value + sigma_min z, z folded from the sample's `index`: the same at every
+        use."""
         noise = jax.random.normal(jax.random.fold_in(key, index), value.shape, value.dtype)
         return value + jnp.asarray(self.sigma_min, value.dtype) * noise
 
@@ -88,27 +89,30 @@ class NoiseGate(eqx.Module):
         return jnp.full_like(value, jnp.asarray(self.sigma_min, value.dtype) ** 2)
 
     def weight(self, sigma: ScalarLike) -> Float[Array, ""]:
-        """Weight of the sample at noise level σ > 0: 1 below sigma_max, 1/α² from the buffer on, 0 between."""
+        """Weight of the sample at noise level σ > 0: 1 below sigma_max, 1/α² from the buffer on, 0
+        between."""
         sigma, low = jnp.asarray(sigma, dtype=float), jnp.asarray(self.sigma_min, dtype=float)
         from_buffer = sigma >= buffer_noise(self.sigma_min, self.max_weight)
         ratio = jnp.where(from_buffer, low / sigma, 0.0)
         high_noise = jnp.where(from_buffer, (1 - ratio**2) ** -2, 0.0)
         return jnp.where(sigma <= jnp.asarray(self.sigma_max), 1.0, high_noise)
 
-    def times(self, path: HasGains) -> tuple[float, float, float]:
-        """(t_max, t_n, t_open): trains as it is for t ≤ t_max, is kept at t_n, trains again for t ≥ t_open (inf: never).
+    def times(self, path: Path) -> tuple[float, float, float]:
+        """(t_max, t_n, t_open): trains as it is for t ≤ t_max, is kept at t_n, trains again for t ≥ t_open
+        (inf: never).
 
-        NumPy bisection to 1e-12; σ must not fall with t (true of every path here).
+        Bisection to 1e-12; σ must not fall with t (true of every path here).
         """
-        t_n = first_time(path, float(self.sigma_min))
+        t_n = 0.0 if float(self.sigma_min) == 0 else float(path.t_min(self.sigma_min))
         t_max = last_time(path, float(self.sigma_max))
         if not math.isfinite(t_n):
             return t_max, math.inf, math.inf
         kept = noise_to_signal(path, t_n)
         return t_max, t_n, first_time(path, np.asarray(buffer_noise(kept, self.max_weight)))
 
-    def path_weight(self, path: HasGains, t: float) -> Float[np.ndarray, "..."]:
-        """Weight per frequency (a scalar on scalar paths) at time t: 1 up to t_max, 1/α² from t_open on, 0 between."""
+    def path_weight(self, path: Path, t: float) -> Float[np.ndarray, "..."]:
+        """Weight per frequency (a scalar on scalar paths) at time t: 1 up to t_max, 1/α² from t_open on, 0
+        between."""
         t_max, t_n, t_open = self.times(path)
         sigma = noise_to_signal(path, t)
         if t <= t_max or t < t_open:
@@ -118,26 +122,33 @@ class NoiseGate(eqx.Module):
         return (1 - ratio**2) ** -2
 
 
-def noise_to_signal(path: HasGains, t: float) -> Float[np.ndarray, "..."]:
+def noise_to_signal(path: Path, t: float) -> Float[np.ndarray, "..."]:
     """σ = noise / signal at time t, per frequency; inf where the signal is gone."""
-    signal, noise = (np.asarray(gain(jnp.asarray(t, dtype=float))) for gain in (path.signal, path.noise))
+    signal, noise = (np.asarray(gain) for gain in _gains(path, jnp.asarray(t, dtype=float)))
     with np.errstate(divide="ignore"):
-        return np.abs(noise) / np.abs(signal)
+        return np.asarray(noise / signal)
 
 
-def first_time(path: HasGains, sigma: Shaped[ArrayLike, "..."]) -> float:
-    """The first t in [0, 1] at which every frequency has noise/signal ≥ sigma; inf if none (bisection to 1e-12)."""
+@eqx.filter_jit
+def _gains(path: Path, t: Float[Array, ""]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    return path.signal(t), path.noise(t)
+
+
+def first_time(path: Path, sigma: Shaped[ArrayLike, "..."]) -> float:
+    """The first t in [0, 1] at which every frequency has noise/signal ≥ sigma; inf if none (bisection to
+    1e-12)."""
     return _bisect(lambda t: bool(np.all(noise_to_signal(path, t) >= np.asarray(sigma))))
 
 
-def last_time(path: HasGains, sigma: float) -> float:
-    """The last t in [0, 1] at which every frequency has noise/signal ≤ sigma; 0 if that is never after t = 0."""
+def last_time(path: Path, sigma: float) -> float:
+    """The last t in [0, 1] at which every frequency has noise/signal ≤ sigma; -inf if that is not so at t = 0."""
+    if bool(np.any(noise_to_signal(path, 0.0) > sigma)):
+        return -math.inf
     return min(_bisect(lambda t: bool(np.any(noise_to_signal(path, t) > sigma))), 1.0)
 
 
-def _bisect(reached: "object") -> float:
+def _bisect(reached: Callable[[float], bool]) -> float:
     """Smallest t in [0, 1] at which the monotone predicate is true, to 1e-12; inf if it never is."""
-    assert callable(reached)
     if not reached(1.0):
         return math.inf
     low, high = 0.0, 1.0

@@ -237,7 +237,9 @@ def generated_guided(
     """
     require_float64("conditional.cov", conditional.cov)
     require_float64("unconditional.cov", unconditional.cov)
-    require(conditional.dim == unconditional.dim, "unconditional", f"dimension {unconditional.dim}", "of equal dimension")
+    require(
+        conditional.dim == unconditional.dim, "unconditional", f"dimension {unconditional.dim}", "of equal dimension"
+    )
     require(method in ("auto", "closed", "ode"), "method", method, "'auto', 'closed' or 'ode'")
     require_between("guidance", guidance, 0.0, float(np.finfo(float).max))
     require_positive("horizon", horizon, finite=False)

@@ -1,20 +1,24 @@
-"""How far n samples smoothed by noise are from the truth smoothed by noise: E TV(p_σ, p̂_σ), exact on the line, and bounds.
+"""How far n samples smoothed by noise are from the truth smoothed by noise: E TV(p_σ, p̂_σ), exact on the
+line, and bounds.
 
-p̂ is the empirical measure of n points, so p̂_σ is a Gaussian kernel-density estimate and k(x) = N(x; 0, σ²) its kernel.
+p̂ is the empirical measure of n points, so p̂_σ is a Gaussian kernel-density estimate and k(x) = N(x; 0, σ²)
+its kernel.
 
-*Exact expectation.* By Fubini, E TV = 1/2 ∫ E|D(x)| dx with D(x) = (1/N) Σ_i k(x − X_i) − p_σ(x), a mean of independent terms, whose
-characteristic function is a product of powers; and E|D| = (2/π) ∫_0^∞ (1 − Re E e^{itD}) / t² dt. Both integrals are quadratures:
-no sampling. It holds for n_clean points from p together with n_biased from q, and, with k replaced by the identity, for the error
-of the empirical mean.
+*Exact expectation.* By Fubini, E TV = 1/2 ∫ E|D(x)| dx with D(x) = (1/N) Σ_i k(x − X_i) − p_σ(x), a mean of
+independent terms, whose characteristic function is a product of powers; and E|D| = (2/π) ∫_0^∞ (1 − Re E
+e^{itD}) / t² dt. Both integrals are quadratures:
+no sampling. It holds for n_clean points from p together with n_biased from q, and, with k replaced by the
+identity, for the error of the empirical mean.
 
 *Bounds*, any distribution on [0, 1] (no Lipschitz constant needed), with probability 1 − δ:
 
     W1 route:        [1/2 + √(log(1/δ) / 2)] / (√(2π) σ √n)
     variance route:  (1 + (2√π σ)^(−1/2))^d / (2√n) + erf(√d / (2√2 σ)) √(log(1/δ) / (2n)),   on [0, 1]^d
 
-W1 route: TV(N(x), N(y)) ≤ |x − y| / (√(2π) σ), so TV ≤ W1 / (√(2π) σ); E W1 ≤ ∫ √(F (1 − F) / n) ≤ 1 / (2√n); one point moves W1 by at
-most 1/n (McDiarmid). Variance route: E|D| ≤ √(E k² / n); outside [0, 1] √(E k²) ≤ k(distance to [0, 1]), which integrates to 1;
-inside, by Jensen, to at most √∫k² = (2√π σ)^(−1/2); coordinates multiply. One point moves TV by at most erf(...) / n.
+W1 route: TV(N(x), N(y)) ≤ |x − y| / (√(2π) σ), so TV ≤ W1 / (√(2π) σ); E W1 ≤ ∫ √(F (1 − F) / n) ≤ 1 / (2√n);
+one point moves W1 by at most 1/n (McDiarmid). Variance route: E|D| ≤ √(E k² / n); outside [0, 1] √(E k²) ≤
+k(distance to [0, 1]), which integrates to 1; inside, by Jensen, to at most √∫k² = (2√π σ)^(−1/2); coordinates
+multiply. One point moves TV by at most erf(...) / n.
 
 NumPy, float64: one-off numbers, not for jit.
 """
@@ -29,7 +33,8 @@ from theory._checks import require
 from theory.total_variation import Line, contraction, panel_rule, shifted_gaussians
 
 CUTOFF = 600.0
-"""Frequencies up to this many inverse standard deviations of D: an atom of D, if it has any, costs at most 1e-3 of its mass."""
+"""Frequencies up to this many inverse standard deviations of D: an atom of D, if it has any, costs at most
+1e-3 of its mass."""
 PANEL = 4.0
 """Frequencies per 16-point panel, in the same unit."""
 NEGLIGIBLE = 1e-7
@@ -41,7 +46,8 @@ SPATIAL_REACH = 6.0
 class Crossover(NamedTuple):
     """Where adding biased samples begins to help, and stays so.
 
-    - `noise_std`: smallest level from which the gain is positive up to the highest level scanned *and* in the limit;
+    - `noise_std`: smallest level from which the gain is positive up to the highest level scanned *and* in the
+    limit;
       0 if it is positive at all levels scanned, inf if it is negative at high noise.
     - `levels`, `gains`: the scan; gain = E TV(clean alone) − E TV(clean and biased).
     - `limit`: limit of √(2π) · noise_std · gain as noise_std grows.
@@ -56,10 +62,12 @@ class Crossover(NamedTuple):
 def expected_distance(
     p: Line, n_clean: int, *, noise_std: float, q: Line | None = None, n_biased: int = 0, order: int = 8
 ) -> float:
-    """E TV(p_σ, law of all samples smoothed), for n_clean draws from p and n_biased from q, by quadrature (no sampling).
+    """E TV(p_σ, law of all samples smoothed), for n_clean draws from p and n_biased from q, by quadrature (no
+    sampling).
 
-    `p`, `q`: atoms (`Line.points`, `Line.density`). `order`: Gauss-Legendre points per 1.5 noise_std in space. Relative accuracy
-    1e-3 or better, as the tests hold it to by exact enumeration and by doubling `order`.
+    `p`, `q`: atoms (`Line.points`, `Line.density`). `order`: Gauss-Legendre points per 1.5 noise_std in
+    space. Relative accuracy 1e-3 or better, as the tests hold it to by exact enumeration and by doubling
+    `order`.
     """
     require(noise_std > 0, "noise_std", noise_std, "positive")
     parts = _parts(p, n_clean, q, n_biased)
@@ -70,19 +78,22 @@ def expected_distance(
 
 
 def expected_mean_error(p: Line, n_clean: int, *, q: Line | None = None, n_biased: int = 0) -> float:
-    """E|m − E_p X|, m the mean of n_clean draws from p and n_biased from q (atoms): √(2π) σ E TV for large noise_std σ."""
+    """E|m − E_p X|, m the mean of n_clean draws from p and n_biased from q (atoms): √(2π) σ E TV for large
+    noise_std σ."""
     parts = _parts(p, n_clean, q, n_biased)
     return float(_mean_absolute([line.means[None, :] for line, _ in parts], parts)[0])
 
 
 def gain(p: Line, q: Line, n_clean: int, n_biased: int, noise_std: float) -> float:
-    """E TV of n_clean draws of p alone minus E TV of these and n_biased draws of q: positive if the biased ones help."""
+    """E TV of n_clean draws of p alone minus E TV of these and n_biased draws of q: positive if the biased
+    ones help."""
     alone = expected_distance(p, n_clean, noise_std=noise_std)
     return alone - expected_distance(p, n_clean, noise_std=noise_std, q=q, n_biased=n_biased)
 
 
 def gain_limit(p: Line, q: Line, n_clean: int, n_biased: int) -> float:
-    """Limit of √(2π) · noise_std · gain as noise_std → ∞: the difference of the expected errors of the empirical means.
+    """Limit of √(2π) · noise_std · gain as noise_std → ∞: the difference of the expected errors of the
+    empirical means.
 
     For p, q on [0, 1] the gain has its sign at every noise_std above e^(−1/2) / |limit| (`large_noise`).
     """
@@ -92,10 +103,11 @@ def gain_limit(p: Line, q: Line, n_clean: int, n_biased: int) -> float:
 def crossover(
     p: Line, q: Line, n_clean: int, n_biased: int, *, low: float = 0.1, high: float = 10.0, points: int = 16
 ) -> Crossover:
-    """The crossover noise level on the line, from the exact expected distances (see `Crossover`); p, q: atoms in [0, 1].
+    """The crossover noise level on the line, from the exact expected distances (see `Crossover`); p, q: atoms
+    in [0, 1].
 
-    Scans `points` levels from `low` to `high`, evenly in the logarithm, then bisects (to 1 %). Two sign changes between
-    neighbouring levels go unseen. Above `high` the sign of the limit is taken.
+    Scans `points` levels from `low` to `high`, evenly in the logarithm, then bisects (to 1 %). Two sign
+    changes between neighbouring levels go unseen. Above `high` the sign of the limit is taken.
     """
     require(0 < low < high, "low", low, f"between 0 and high = {high:g}")
     levels = np.geomspace(low, high, points)
@@ -114,20 +126,23 @@ def crossover(
 
 
 def bound_printed(n: int, noise_std: float, *, delta: float, lipschitz: float = 1.0) -> float:
-    """AO, Theorem 4.1: 1/n + 1/(σ² n) + √((log n + log max(1, λ) + log(2/δ)) / (σ² n)), read with the constant 1."""
+    """AO, Theorem 4.1: 1/n + 1/(σ² n) + √((log n + log max(1, λ) + log(2/δ)) / (σ² n)), read with the
+    constant 1."""
     _check_bound(n, noise_std, delta)
     logs = math.log(n) + math.log(max(1.0, lipschitz)) + math.log(2 / delta)
     return 1 / n + 1 / (noise_std**2 * n) + math.sqrt(logs / (noise_std**2 * n))
 
 
 def bound_by_wasserstein(n: int, noise_std: float, *, delta: float = 1.0) -> float:
-    """Any law on [0, 1], probability 1 − delta; delta = 1 drops the deviation: without the log term it bounds E TV."""
+    """Any law on [0, 1], probability 1 − delta; delta = 1 drops the deviation: without the log term it bounds
+    E TV."""
     _check_bound(n, noise_std, delta)
     return (0.5 + math.sqrt(math.log(1 / delta) / 2)) / (math.sqrt(2 * math.pi) * noise_std * math.sqrt(n))
 
 
 def bound_by_variance(n: int, noise_std: float, *, delta: float = 1.0, d: int = 1) -> float:
-    """Any law on [0, 1]^d, probability 1 − delta; delta = 1: the bound on E TV. Grows exponentially with d."""
+    """Any law on [0, 1]^d, probability 1 − delta; delta = 1: the bound on E TV. Grows exponentially with
+    d."""
     _check_bound(n, noise_std, delta)
     require(d >= 1, "d", d, "at least 1")
     mean = (1 + (2 * math.sqrt(math.pi) * noise_std) ** -0.5) ** d / (2 * math.sqrt(n))
@@ -146,10 +161,14 @@ def bound_with_bias(n_clean: int, n_biased: int, tv: float, noise_std: float, *,
     return bound(total, noise_std, d=d) + n_biased / total * contraction(tv, math.sqrt(d), noise_std)
 
 
-def crossover_of_bounds(n_clean: int, n_biased: int, tv: float, *, d: int = 1, printed: bool = False, delta: float = 0.05) -> float:
-    """The smallest noise_std in [1e-3, 1e4] from which on the bound with biased samples is below the one without; else inf.
+def crossover_of_bounds(
+    n_clean: int, n_biased: int, tv: float, *, d: int = 1, printed: bool = False, delta: float = 0.05
+) -> float:
+    """The smallest noise_std in [1e-3, 1e4] from which on the bound with biased samples is below the one
+    without; else inf.
 
-    `printed`: with AO's Theorems 4.1 (λ = 1) and 4.2 instead; then d must be 1. These are bounds: the distances may differ.
+    `printed`: with AO's Theorems 4.1 (λ = 1) and 4.2 instead; then d must be 1. These are bounds: the
+    distances may differ.
     """
     require(not printed or d == 1, "d", d, "1 for the printed bounds")
     levels = np.geomspace(1e-3, 1e4, 2801)
@@ -167,10 +186,12 @@ def crossover_of_bounds(n_clean: int, n_biased: int, tv: float, *, d: int = 1, p
 
 
 def far_from_truth(n: int, noise_std: float, d: int) -> float:
-    """A lower bound on E TV(p_σ, p̂_σ) for the uniform law on [0, 1]^d: it tends to 1 as d grows, for every n and noise_std.
+    """A lower bound on E TV(p_σ, p̂_σ) for the uniform law on [0, 1]^d: it tends to 1 as d grows, for every n
+    and noise_std.
 
-    TV ≥ p̂_σ(A) − p_σ(A) for A = the balls of radius ρ = noise_std √d (1 + u) about the samples. p̂_σ(A) ≥ P(χ²_d ≤ ρ²/σ²), and
-    E p_σ(A) ≤ n P(‖X − X' + σ z‖² ≤ ρ²) ≤ n e^{a ρ²} (E e^{−a (U − U' + σ z)²})^d (Markov), best over a ≥ 0 and u on a grid.
+    TV ≥ p̂_σ(A) − p_σ(A) for A = the balls of radius ρ = noise_std √d (1 + u) about the samples. p̂_σ(A) ≥
+    P(χ²_d ≤ ρ²/σ²), and E p_σ(A) ≤ n P(‖X − X' + σ z‖² ≤ ρ²) ≤ n e^{a ρ²} (E e^{−a (U − U' + σ z)²})^d
+    (Markov), best over a ≥ 0 and u on a grid.
     """
     from scipy.stats import chi2
 
@@ -194,7 +215,8 @@ def _triangle_moment(a: np.ndarray, noise_std: float) -> np.ndarray:
 
 
 def _space(atoms: np.ndarray, noise_std: float, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights over all the mass; panels meet in the middle of the atoms, where E|D| bends sharply at high noise."""
+    """Nodes and weights over all the mass; panels meet in the middle of the atoms, where E|D| bends sharply
+    at high noise."""
     low, high = float(np.min(atoms)), float(np.max(atoms))
     inside = np.linspace(low, high, 2 * max(1, math.ceil((high - low) / (3 * noise_std))) + 1)
     outside = noise_std * np.linspace(0.0, SPATIAL_REACH, 5)[1:]
@@ -214,14 +236,17 @@ def _parts(p: Line, n_clean: int, q: Line | None, n_biased: int) -> list[tuple[L
     require(n_biased == 0 or q is not None, "q", q, "given with n_biased")
     parts = [(p, n_clean)] + ([(q, n_biased)] if q is not None and n_biased else [])
     for line, _ in parts:
-        require(bool(np.all(line.stds == 0)), "p, q", "Gaussian components", "atoms: Line.points or Line.density")
+        require(
+            bool(np.all(line.stds == 0)), "p, q", "Gaussian components", "atoms: Line.points or Line.density"
+        )
     return parts
 
 
 def _mean_absolute(values: list[np.ndarray], parts: list[tuple[Line, int]]) -> np.ndarray:
     """E|mean of all draws − E_p| per row; values[j] (rows, atoms of line j) are what an atom contributes.
 
-    Draws are centred by their own law and divided by the standard deviation of the whole, so D = bias + std W.
+    Draws are centred by their own law and divided by the standard deviation of the whole, so D = bias + std
+    W.
     """
     total = sum(n for _, n in parts)
     means = [v @ line.weights for v, (line, _) in zip(values, parts, strict=True)]
@@ -236,10 +261,13 @@ def _mean_absolute(values: list[np.ndarray], parts: list[tuple[Line, int]]) -> n
     return out
 
 
-def _mean_absolute_standard(shift: np.ndarray, steps: list[np.ndarray], parts: list[tuple[Line, int]]) -> np.ndarray:
+def _mean_absolute_standard(
+    shift: np.ndarray, steps: list[np.ndarray], parts: list[tuple[Line, int]]
+) -> np.ndarray:
     """E|shift + W| per row, W = sum of n independent draws of `steps` for each line; W has variance 1.
 
-    Panels of frequency are added until the characteristic function is so small that the rest of the integral is that of 1/u².
+    Panels of frequency are added until the characteristic function is so small that the rest of the integral
+    is that of 1/u².
     Shifts beyond 8 are taken as for normal W (a term below 1e-15).
     """
     out = np.abs(shift)

@@ -22,6 +22,7 @@ once n_k is below about twice the dimension.) `held_out` assumes none of this: i
 NumPy in float64, one class at a time; not jittable. All randomness comes from the generator that is passed in.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,6 +66,11 @@ class Population:
 
     mean: Float[np.ndarray, " r"]
     root: Float[np.ndarray, "r r"]
+
+    @classmethod
+    def isotropic(cls, dim: int, mean_square: float) -> "Population":
+        """N(mu, I) in `dim` dimensions, ||mu||^2 = `mean_square`."""
+        return cls(math.sqrt(mean_square) * np.eye(dim)[0], np.eye(dim))
 
     @classmethod
     def of(cls, points: Float[np.ndarray, "n r"]) -> "Population":
@@ -166,9 +172,9 @@ def pooled(bootstraps: Sequence[Bootstrap], weights: Sequence[float]) -> Bootstr
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One half of a class trains, the other half judges; beside it the same statistic for data that obeys the model.
+    """One half of a class trains, the other half judges; beside it the same statistic for data that obeys a model.
 
-    All in the coordinates of the points, averaged over random halves (`_observed`) or over draws of N(mu, I) (`_model`):
+    All in the coordinates of the points, averaged over random halves (`_observed`) or over draws from the model (`_model`):
 
     - `gain`: W2^2(half B, clean from half A) - W2^2(half B, corrupted from half A), at the given s.
     - `clean`: W2^2(half B, clean from half A). `mean`: ||m_A - m_B||^2, the mean's part of it.
@@ -186,17 +192,15 @@ class HeldOut:
 
 
 def held_out(
-    points: Float[np.ndarray, "n r"], mean_square: float, s: float, *, repeats: int, rng: np.random.Generator
+    points: Float[np.ndarray, "n r"], model: Population, s: float, *, repeats: int, rng: np.random.Generator
 ) -> HeldOut:
-    """Compare one class in whitened coordinates with the model N(mu, I), ||mu||^2 = `mean_square`; see `HeldOut`.
+    """Compare one class with a Gaussian model of it; see `HeldOut`. Needs n >= 4.
 
-    Halves overlap from one split to the next, so averages over splits are noisier than their number suggests. Needs n >= 4.
+    Halves overlap from one split to the next, so averages over splits are noisier than their number suggests. A model fitted to
+    these very points is bound to agree more than it should.
     """
-    n, r = points.shape
+    n = len(points)
     require(n >= 4, "points", f"{n} points", "at least 4, two for each half")
-    mean = np.zeros(r)
-    mean[0] = np.sqrt(mean_square)
-    model = Population(mean, np.eye(r))
     halves = [np.split(points[rng.permutation(n)], [n // 2]) for _ in range(repeats)]
     observed = [_judge(moments(a), moments(b), s) for a, b in halves]
     drawn = [_judge(model.training_set(n // 2, rng), model.training_set(n - n // 2, rng), s) for _ in halves]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from theory._checks import require
+from theory.discretisation import SAMPLERS
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Settings:
     - `noise_std`: corruption strengths to tabulate, per coordinate of the condition embedding, each finite and >= 0.
     - `cond_norm`: norm of a clean condition embedding, > 0. `d_emb`: its dimension, >= 1; both convert noise_std to CEP's gamma.
     - `eta`: ratios of flipped labels to tabulate, each in [0, 1].
-    - `sampler`, `steps`: how the paths are sampled (a name in `theory.discretisation.SAMPLERS`; at least 1 step).
+    - `sampler`, `steps`: how the paths are sampled (a name in `theory.discretisation.SAMPLERS`; at least 2 steps).
     - `blur_std`: the blur, in pixels, whose sigma_min is wanted, >= 0. `tau`: the classifier's threshold, in (0, 1/2).
     - `resamples`: bootstrap resamples of the data, >= 2. `training_sets`: pairs of training sets for each, >= 1.
     - `level`: of the intervals, in (0, 1). `seed`: of everything random, >= 0.
@@ -44,7 +45,8 @@ class Settings:
         require(0 < self.cond_norm < math.inf, "cond_norm", self.cond_norm, "finite and positive")
         require(self.d_emb >= 1, "d_emb", self.d_emb, "at least 1")
         require(_all_within(self.eta, 0.0, 1.0), "eta", self.eta, "in [0, 1]")
-        require(self.steps >= 1, "steps", self.steps, "at least 1")
+        require(self.sampler in SAMPLERS, "sampler", repr(self.sampler), "one of " + ", ".join(SAMPLERS))
+        require(self.steps >= 2, "steps", self.steps, "at least 2")
         require(0 <= self.blur_std < math.inf, "blur_std", self.blur_std, "finite and at least 0 (pixels)")
         require(0 < self.tau < 0.5, "tau", self.tau, "strictly between 0 and 0.5")
         require(self.resamples >= 2, "resamples", self.resamples, "at least 2")
@@ -53,8 +55,8 @@ class Settings:
         require(self.seed >= 0, "seed", self.seed, "at least 0")
 
     def noise_ratio(self, noise_std: float) -> float:
-        """s = noise_std^2 / (cond_norm^2 + noise_std^2), in [0, 1)."""
-        return noise_std**2 / (self.cond_norm**2 + noise_std**2)
+        """s = noise_std^2 / (cond_norm^2 + noise_std^2), in [0, 1]."""
+        return 1.0 if math.isinf(noise_std) else noise_std**2 / (self.cond_norm**2 + noise_std**2)
 
     def noise_for(self, s: float) -> float:
         """The noise_std with a given s in [0, 1]; infinite for s = 1."""

@@ -1,15 +1,18 @@
-"""Total variation of distributions smoothed by Gaussian noise: exact on the line, sharp bounds in any dimension.
+"""Total variation of distributions smoothed by Gaussian noise: exact on the line, sharp bounds in any
+dimension.
 
     TV(P, Q) = 1/2 ∫ |p − q|,   P_σ = P * N(0, σ² I)
 
-Two points:      TV(N(x, σ² I), N(y, σ² I)) = erf(‖x − y‖ / (2√2 σ))                   (≤ ‖x − y‖ / (√(2π) σ) ≤ ‖x − y‖ / (2σ))
-Diameter D:      TV(P_σ, Q_σ) ≤ TV(P, Q) erf(D / (2√2 σ)): couple P and Q so that X ≠ Y with probability TV(P, Q), then two points
-Large noise:     |TV(P_σ, Q_σ) − |m_P − m_Q| / (√(2π) σ)| ≤ φ(1) / (2σ²) for P, Q on [0, 1] with means m: Taylor's theorem for the
+Two points:      TV(N(x, σ² I), N(y, σ² I)) = erf(‖x − y‖ / (2√2 σ))                   (≤ ‖x − y‖ / (√(2π) σ)
+≤ ‖x − y‖ / (2σ))
+Diameter D:      TV(P_σ, Q_σ) ≤ TV(P, Q) erf(D / (2√2 σ)): couple P and Q so that X ≠ Y with probability TV(P,
+Q), then two points Large noise:     |TV(P_σ, Q_σ) − |m_P − m_Q| / (√(2π) σ)| ≤ φ(1) / (2σ²) for P, Q on [0,
+1] with means m: Taylor's theorem for the
                  kernel about 1/2, with ∫ |k'| = 2 / (√(2π) σ) and ∫ |k''| = 4 φ(1) / σ²
 
-On the line the roots of p_σ − q_σ are found, and TV is half the sum of |increments of F_P − F_Q| between them, so no integral is
-discretised. A pair of roots closer than the grid's step h = (smallest std) / 32 may be missed; it costs at most
-h³/12 sup |p'' − q''|, below 2e-6, and always makes the answer too small.
+On the line the roots of p_σ − q_σ are found, and TV is half the sum of |increments of F_P − F_Q| between
+them, so no integral is discretised. A pair of roots closer than the grid's step h = (smallest std) / 32 may
+be missed; it costs at most h³/12 sup |p'' − q''|, below 2e-6, and always makes the answer too small.
 
 NumPy, float64: one-off numbers, not for jit.
 """
@@ -34,7 +37,8 @@ REACH = 10.0
 class Line:
     """A distribution on the real line: a mixture of Gaussians, some of which may be points (std 0).
 
-    **Arguments:** `weights` (k, positive, sum 1), `means` (k), `stds` (k, ≥ 0). Build it by `points`, `mixture`, `density`.
+    **Arguments:** `weights` (k, positive, sum 1), `means` (k), `stds` (k, ≥ 0). Build it by `points`,
+    `mixture`, `density`.
     """
 
     weights: Float[np.ndarray, " k"]
@@ -43,9 +47,15 @@ class Line:
 
     @staticmethod
     def mixture(weights: object, means: object, stds: object) -> "Line":
-        """Mixture of N(means, stds²), each argument array-like of one length; weights > 0 are normalised to sum 1."""
+        """Mixture of N(means, stds²), each argument array-like of one length; weights > 0 are normalised to
+        sum 1."""
         w, m, s = (np.atleast_1d(np.asarray(a, dtype=np.float64)) for a in (weights, means, stds))
-        require(w.shape == m.shape == s.shape and w.ndim == 1, "means", f"shapes {w.shape}, {m.shape}, {s.shape}", "as long as weights")
+        require(
+            w.shape == m.shape == s.shape and w.ndim == 1,
+            "means",
+            f"shapes {w.shape}, {m.shape}, {s.shape}",
+            "as long as weights",
+        )
         for name, array in (("weights", w), ("means", m), ("stds", s)):
             require_finite(name, array)
         require(bool(np.all(w >= 0) and np.sum(w) > 0), "weights", w, "non-negative, not all zero")
@@ -54,15 +64,18 @@ class Line:
 
     @staticmethod
     def points(values: object, weights: object = None) -> "Line":
-        """Atoms at `values` (array-like, n), of equal weight unless told otherwise: with data, the empirical measure."""
+        """Atoms at `values` (array-like, n), of equal weight unless told otherwise: with data, the empirical
+        measure."""
         v = np.atleast_1d(np.asarray(values, dtype=np.float64))
         return Line.mixture(np.ones_like(v) if weights is None else weights, v, np.zeros_like(v))
 
     @staticmethod
     def density(function: Callable[[np.ndarray], np.ndarray], *, panels: int = 4) -> "Line":
-        """A density on [0, 1] (vectorised `function` ≥ 0, normalised here) as its 16-point Gauss-Legendre rule on equal panels.
+        """A density on [0, 1] (vectorised `function` ≥ 0, normalised here) as its 16-point Gauss-Legendre
+        rule on equal panels.
 
-        Smoothed by noise_std ≥ 1 / (4 panels) it is the smoothed density itself to 1e-12, if the function is smooth on each panel.
+        Smoothed by noise_std ≥ 1 / (4 panels) it is the smoothed density itself to 1e-12, if the function is
+        smooth on each panel.
         """
         x, w = panel_rule(np.linspace(0.0, 1.0, panels + 1))
         return Line.points(x, w * np.broadcast_to(np.asarray(function(x), dtype=np.float64), x.shape))
@@ -75,7 +88,9 @@ class Line:
     def pdf(self, x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Density at `x`; raises if there are atoms."""
         require(bool(np.all(self.stds > 0)), "noise_std", 0.0, "positive where the distribution has atoms")
-        return _by_blocks(x, lambda z: np.exp(-0.5 * z**2) @ (self.weights / (math.sqrt(2 * math.pi) * self.stds)), self)
+        return _by_blocks(
+            x, lambda z: np.exp(-0.5 * z**2) @ (self.weights / (math.sqrt(2 * math.pi) * self.stds)), self
+        )
 
     def cdf(self, x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Distribution function at `x`; raises if there are atoms."""
@@ -99,7 +114,8 @@ class Line:
 def panel_rule(
     edges: Float[np.ndarray, " k"], order: int = 16
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Nodes and weights of the Gauss-Legendre rule of `order` points on each interval between `edges`: n = order (k − 1)."""
+    """Nodes and weights of the Gauss-Legendre rule of `order` points on each interval between `edges`: n =
+    order (k − 1)."""
     x, w = np.polynomial.legendre.leggauss(order)
     half = np.diff(edges)[:, None] / 2
     centre = (edges[1:, None] + edges[:-1, None]) / 2
@@ -107,12 +123,18 @@ def panel_rule(
 
 
 def common_grid(p: Line, q: Line, per_std: float = GRID_PER_STD) -> Float[np.ndarray, " n"]:
-    """An even grid over all the mass of two lines without atoms, `per_std` points per smallest standard deviation."""
+    """An even grid over all the mass of two lines without atoms, `per_std` points per smallest standard
+    deviation."""
     means, stds = np.concatenate([p.means, q.means]), np.concatenate([p.stds, q.stds])
     require(bool(np.all(stds > 0)), "noise_std", 0.0, "positive where a distribution has atoms")
     low, high = np.min(means - REACH * stds), np.max(means + REACH * stds)
     count = math.ceil((high - low) / np.min(stds) * per_std)
-    require(count <= 2_000_000, "noise_std", f"{np.min(stds):.3g}, which needs {count} grid points", "larger, for at most 2e6 points")
+    require(
+        count <= 2_000_000,
+        "noise_std",
+        f"{np.min(stds):.3g}, which needs {count} grid points",
+        "larger, for at most 2e6 points",
+    )
     return np.linspace(low, high, count + 1)
 
 
@@ -127,14 +149,16 @@ def total_variation(p: Line, q: Line, *, noise_std: float = 0.0) -> float:
 
 
 def shifted_gaussians(distance: float, noise_std: float) -> float:
-    """TV(N(x, noise_std² I), N(y, noise_std² I)) for ‖x − y‖ = distance ≥ 0: erf(distance / (2√2 noise_std)), in any dimension."""
+    """TV(N(x, noise_std² I), N(y, noise_std² I)) for ‖x − y‖ = distance ≥ 0: erf(distance / (2√2 noise_std)),
+    in any dimension."""
     require(distance >= 0, "distance", distance, "at least 0")
     require(noise_std > 0, "noise_std", noise_std, "positive")
     return float(erf(distance / (2 * math.sqrt(2) * noise_std)))
 
 
 def contraction(tv: float, diameter: float, noise_std: float) -> float:
-    """Sharp bound on TV(P_σ, Q_σ) for P, Q with TV(P, Q) = tv on a set of the given diameter (sharpens AO, Theorem 4.2)."""
+    """Sharp bound on TV(P_σ, Q_σ) for P, Q with TV(P, Q) = tv on a set of the given diameter (sharpens AO,
+    Theorem 4.2)."""
     require(0 <= tv <= 1, "tv", tv, "in [0, 1]")
     return tv * shifted_gaussians(diameter, noise_std)
 
@@ -147,7 +171,8 @@ def contraction_printed(tv: float, diameter: float, noise_std: float) -> float:
 
 
 def large_noise(p: Line, q: Line, noise_std: float) -> tuple[float, float]:
-    """TV(P_σ, Q_σ) to first order in 1/σ, and a bound on the error, for distributions on [0, 1] (atoms only)."""
+    """TV(P_σ, Q_σ) to first order in 1/σ, and a bound on the error, for distributions on [0, 1] (atoms
+    only)."""
     inside = all(np.all(line.stds == 0) and np.all((line.means >= 0) & (line.means <= 1)) for line in (p, q))
     require(inside, "p, q", "points outside, or Gaussian components", "atoms in [0, 1]")
     leading = abs(p.mean() - q.mean()) / (math.sqrt(2 * math.pi) * noise_std)

@@ -72,7 +72,7 @@ _Z95 = 1.959963984540054
 def condition_share(noise_std: float) -> float:
     """s = γ²/(1+γ²) in [0, 1] for γ = `noise_std` >= 0; 1 for an infinite one."""
     require(noise_std >= 0, "noise_std", noise_std, "at least 0")
-    return 1.0 if math.isinf(noise_std) else noise_std**2 / (1 + noise_std**2)
+    return 1.0 if math.isinf(noise_std) else (noise_std / math.hypot(1.0, noise_std)) ** 2
 
 
 class Bracket(NamedTuple):

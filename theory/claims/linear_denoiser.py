@@ -1,0 +1,554 @@
+"""Claims on the linear denoiser (Chen et al. 2024, section 4 and appendix A: lemmas 1 to 4, guidance), as printed and as corrected.
+
+A case gives one class's moments (m, S) at random: condition numbers to 1e8, S singular or zero too. The optimum is compared with least
+squares on the square-root design (`_design`): the loss (eq. 25) is |rows Θᵀ - targets|² for rows that hold the factors of the
+second moment of what the denoiser sees, since x0 - m, ε and ξ are independent and centred. Generation is compared with integration of the
+reverse flow (`theory.claims._flow`). Tolerances follow from ε, d, the condition number at hand, and the integrator's error.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.linalg import lstsq
+
+from theory import linear
+from theory.claims import _linear_proofs as proofs
+from theory.claims._flow import STEP_ERROR, STOP, linear_shrink, reverse_flow
+from theory.claims.cases import covariance, direction, eigenvalues, rotation
+from theory.claims.claim import (
+    DIMENSIONS,
+    Case,
+    Choices,
+    Claim,
+    Domain,
+    Integers,
+    Outcome,
+    Reals,
+    Seeds,
+    at_most,
+    identity,
+    worst,
+)
+from theory.gaussian import Gaussian
+from theory.paths import OrnsteinUhlenbeck
+
+EPS = float(np.finfo(float).eps)
+Vector = Float[np.ndarray, " d"]
+Square = Float[np.ndarray, "d d"]
+
+MOMENTS: Mapping[str, Any] = {
+    "d": DIMENSIONS,
+    "mean_norm": Reals(0.0, 10.0),
+    "condition": Reals(1.0, 1e8, log=True),
+    "zeros": Integers(0, 3),
+    "scale": Reals(1e-2, 1e2, log=True),
+    "seed": Seeds(),
+}
+NOISE: Mapping[str, Any] = {"noise_std": Reals(0.0, 10.0), "cond_norm": Reals(0.1, 10.0, log=True)}
+TIME = Reals(0.01, 50.0, log=True)
+
+_optimum = jax.jit(linear.optimal_denoiser)
+_shared = jax.jit(linear.shared_denoiser)
+_trace_gain = jax.jit(linear.trace_root_gain)
+
+
+def _moments(case: Case) -> tuple[Vector, Square]:
+    """m and S; `zeros` of S's eigenvalues vanish."""
+    d, seed = case["d"], case["seed"]
+    S = case["scale"] * covariance(d, case["condition"], seed, max(d - case["zeros"], 0))
+    return case["mean_norm"] * direction(d, seed), S
+
+
+def _gains(case: Case) -> tuple[float, float]:
+    return float(np.exp(-case["time"])), float(np.sqrt(-np.expm1(-2 * case["time"])))
+
+
+def _root(cov: Square) -> Square:
+    values, basis = np.linalg.eigh(cov)
+    return (basis * np.sqrt(np.maximum(values, 0.0))) @ basis.T
+
+
+def _design(
+    weights: Vector, means: Array, roots: Array, codes: Array, noise_std: float, r: float, sigma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and targets with |rows Θᵀ - targets|² = E|W x_t + V c̃ - ε|², Θ = [W, V], averaged over classes with `weights`.
+
+    For one class: r S^½ (targets 0), σ I (targets I), noise_std I in the code (0), and the mean row (r m, c) (0).
+    """
+    d, d_emb = means.shape[1], codes.shape[1]
+    spread = [np.hstack([r * np.sqrt(w) * R, np.zeros((d, d_emb))]) for w, R in zip(weights, roots, strict=True)]
+    signal = np.hstack([sigma * np.eye(d), np.zeros((d, d_emb))])
+    noise = np.hstack([np.zeros((d_emb, d)), noise_std * np.eye(d_emb)])
+    centre = np.sqrt(weights)[:, None] * np.hstack([r * means, codes])
+    rows = np.vstack([signal, *spread, noise, centre])
+    return rows, np.vstack([np.eye(d), np.zeros((rows.shape[0] - d, d))])
+
+
+def _least_squares(rows: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float]:
+    """Θᵀ of least norm and the least sum of squares. Columns are scaled to norm 1 first, which least squares does not mind."""
+    scale = np.linalg.norm(rows, axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    theta = lstsq(rows / scale, targets, lapack_driver="gelsy", check_finite=False)[0] / scale[:, None]
+    return theta, float(np.sum((rows @ theta - targets) ** 2))
+
+
+def _one_class(case: Case, noise_std: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """W, V c and the minimum loss by least squares, for one class and a code of dimension 1."""
+    m, S = _moments(case)
+    r, sigma = _gains(case)
+    code = case.get("cond_norm", 1.0)
+    rows, targets = _design(np.ones(1), m[None], _root(S)[None], np.array([[code]]), noise_std, r, sigma)
+    theta, loss = _least_squares(rows, targets)
+    d = case["d"]
+    return theta[:d].T, theta[d] * code, loss
+
+
+def _weight_tolerance(case: Case, S: Square, m: Vector) -> float:
+    """Bound on the rounding in W of both routes.
+
+    A backward error ε d in the rows F changes A by ε d |F|², hence W = σ A⁻¹ by ε d σ |F|²/λ², λ the least eigenvalue of A, and (through the
+    residual, at most √d) by ε d √d |F|/λ; |F|² <= σ² + r² (|S| + |m|²) as the mean's row is not yet separated. Factor 16 for both routes.
+    """
+    r, sigma = _gains(case)
+    d = case["d"]
+    values = np.linalg.eigvalsh(S)
+    low = sigma**2 + r**2 * max(values[0], 0.0)
+    size = sigma**2 + r**2 * (values[-1] + m @ m)
+    return float(16 * d * EPS * (sigma * size / low**2 + np.sqrt(d * size) / low))
+
+
+def _check_optimum(case: Case) -> Outcome:
+    """The library's W and V c against least squares."""
+    m, S = _moments(case)
+    noise_std, r, sigma = case.get("noise_std", 0.0), *_gains(case)
+    s = np.asarray(linear.condition_noise_ratio(noise_std, case.get("cond_norm", 1.0)))
+    best = _optimum(m, S, s, r, sigma)
+    W, bias, _ = _one_class(case, noise_std)
+    tolerance = _weight_tolerance(case, S, m)
+    size = np.sqrt(sigma**2 + r**2 * (np.linalg.norm(S, 2) + m @ m))
+    return worst(
+        identity(best.weight, W, tolerance=tolerance, mean=m, cov=S),
+        identity(best.bias, bias, tolerance=2 * size * tolerance, mean=m, cov=S),
+    )
+
+
+def _check_score(case: Case) -> Outcome:
+    """The optimum, and -ε̂/σ against the gradient of the log-density of the noised data."""
+    m, S = _moments(case)
+    r, sigma = _gains(case)
+    x = direction(case["d"], case["seed"] + 1)
+    score, gradient = _scores(m, S, r, sigma, x)
+    low = sigma**2 + r**2 * max(np.linalg.eigvalsh(S)[0], 0.0)
+    size = (sigma**2 + r**2 * np.linalg.norm(S, 2)) / low
+    # A Cholesky solve is off by ε d times the condition number, relative to |A⁻¹| |x - r m|; factor 16 as above.
+    tolerance = 16 * case["d"] * EPS * size / low * (1 + r * case["mean_norm"])
+    return worst(_check_optimum(case), identity(score, gradient, tolerance=tolerance))
+
+
+@jax.jit
+def _scores(m: Array, S: Array, r: Array, sigma: Array, x: Array) -> tuple[Array, Array]:
+    best = linear.optimal_denoiser(m, S, 0.0, r, sigma)
+    noised = Gaussian(r * m, sigma**2 * jnp.eye(m.shape[0]) + r**2 * S)
+    return best.score(x), jax.grad(noised.log_prob)(x)
+
+
+def _check_printed_optimum(case: Case) -> Outcome:
+    """Lemma 2 as printed: is the loss at its W, V c (V of least norm) as small as the least?"""
+    m, S = _moments(case)
+    (r, sigma), gamma, d = _gains(case), case["noise_std"], case["d"]
+    g = gamma**2 / (1 + gamma**2)
+    W = sigma * np.linalg.inv(sigma**2 * np.eye(d) + r**2 * (S + g * (m @ m) * np.eye(d)))
+    bias = -r * W @ m / (1 + gamma**2)
+    rows, targets = _design(np.ones(1), m[None], _root(S)[None], np.ones((1, 1)), gamma, r, sigma)
+    printed = float(np.sum((rows @ np.hstack([W, bias[:, None]]).T - targets) ** 2))
+    exact, _, least = _one_class(case, gamma)
+    tolerance = 64 * d * EPS * d  # both losses are sums of squares of at most d in all
+    numbers = {"mean": m, "cov": S, "signal_square": r**2, "printed_weight": W, "least_squares_weight": exact}
+    return at_most(printed, least, tolerance=tolerance, printed_loss=printed, least_loss=least, **numbers)
+
+
+def _check_loss(case: Case) -> Outcome:
+    """The minimum loss against the sum of squares that least squares leaves."""
+    m, S = _moments(case)
+    s = np.asarray(linear.condition_noise_ratio(case["noise_std"], case["cond_norm"]))
+    best = _optimum(m, S, s, *_gains(case))
+    _, _, least = _one_class(case, case["noise_std"])
+    # An error in Θ changes the least sum of squares only in second order; what is left is rounding in a sum of squares <= d, and
+    # that of A⁻¹ (relative ε d times the condition number, of a trace <= d).
+    tolerance = 64 * case["d"] ** 2 * EPS + _weight_tolerance(case, S, m)
+    return identity(best.loss, least, tolerance=tolerance)
+
+
+def _check_shared(case: Case) -> Outcome:
+    """W and V shared by classes: the library, and the closed form for orthonormal codes, against least squares."""
+    d, k, seed = case["d"], 4, case["seed"]
+    drawn = np.random.default_rng([seed, 7]).dirichlet(np.ones(k)) if seed else np.ones(k)
+    weights = np.where(np.arange(k) < case["classes"], drawn, 0.0)  # always four, some of weight 0: one program per d
+    weights /= np.sum(weights)
+    covs = np.stack([_moments({**case, "seed": seed + j})[1] for j in range(k)])
+    means = np.stack([_moments({**case, "seed": seed + j})[0] for j in range(k)])
+    r, sigma = _gains(case)
+    codes, gamma = rotation(k, seed), case["noise_std"]
+    best = _shared(weights, means, covs, codes, gamma, r, sigma)
+    roots = np.stack([_root(c) for c in covs])
+    theta, least = _least_squares(*_design(weights, means, roots, codes, gamma, r, sigma))
+    share = gamma**2 / np.where(weights > 0, weights + gamma**2, 1.0)
+    added = (means.T * (weights * share)) @ means
+    pooled = np.einsum("k,kij->ij", weights, covs)
+    A = sigma**2 * np.eye(d) + r**2 * (pooled + added)
+    tolerance = _weight_tolerance(case, pooled, case["mean_norm"] * np.ones(1))
+    return worst(
+        identity(best.weight, theta[:d].T, tolerance=tolerance),
+        identity(sigma * np.linalg.inv(A), theta[:d].T, tolerance=tolerance, means=means, weights=weights),
+        identity(best.loss, least, tolerance=64 * d**2 * EPS + tolerance),
+    )
+
+
+@eqx.filter_jit
+def _generate(m: Array, S: Array, s: Array, T: Array, probes: Array) -> tuple[Array, Array, Array]:
+    """Generated mean and covariance by the library, and the flow's end for 0 and for each probe."""
+    law = linear.generated(m, S, s, T)
+    moments = linear.corrupted_moments(m, S, s)
+    denoiser = linear.PathDenoiser(moments.mean[None], moments.cov[None], OrnsteinUhlenbeck(T))
+    beta = jnp.maximum(1.0, jnp.sqrt(jnp.max(denoiser.values)))
+    row = jax.vmap(lambda z, time: denoiser(z, time / T, 0), in_axes=(0, None))
+    start = jnp.concatenate([jnp.zeros_like(m)[None], probes])
+    return law.mean, law.cov, reverse_flow(row, start, T, beta)
+
+
+def _probes(d: int, seed: int) -> np.ndarray:
+    """Orthonormal directions: all for d <= 3, else three."""
+    if d <= 3:
+        return np.eye(d)
+    return np.linalg.qr(np.random.default_rng([seed, 8]).standard_normal((d, 3)))[0].T
+
+
+def _flow_tolerance(case: Case, m: Vector, cov: Square) -> float:
+    """Bound on the difference of two routes to Cov^½ times a unit vector, and to the mean per unit of |m|.
+
+    Rounding moves S_c by δ = 8 ε d |S_c|, Cov by up to δ/(1 - e^(-2T)), its root by √ of that (singular S_c) or half of it over the least
+    root. The integrator adds STEP_ERROR relative to |S_c|^½ (at least 1), and STOP for the last stretch.
+    """
+    norm = np.linalg.norm(cov, 2)
+    moved = 8 * case["d"] * EPS * norm / -np.expm1(-2 * case["horizon"])
+    low = max(np.linalg.eigvalsh(cov)[0], 1e-300)
+    rounding = min(np.sqrt(moved), moved / np.sqrt(low))
+    return float(rounding + (STEP_ERROR + STOP) * max(1.0, np.sqrt(norm)))
+
+
+def _check_generation(case: Case) -> Outcome:
+    """The library's Gaussian against the integrated flow: mean, and Cov^½ (the flow's matrix is symmetric) along the probes."""
+    m, S = _moments(case)
+    s = np.asarray(linear.condition_noise_ratio(case.get("noise_std", 0.0), case.get("cond_norm", 1.0)))
+    probes = _probes(case["d"], case["seed"])
+    mean, cov, ends = (np.asarray(x) for x in _generate(m, S, s, case["horizon"], probes))
+    tolerance = _flow_tolerance(case, m, S + s * np.outer(m, m))
+    return worst(
+        identity(mean, ends[0], tolerance=tolerance * (1 + case["mean_norm"])),
+        identity(probes @ _root(cov), ends[1:] - ends[0], tolerance=tolerance * (1 + case["mean_norm"])),
+    )
+
+
+def _check_printed_generation(case: Case) -> Outcome:
+    """Lemma 4 as printed against the integrated flow of the optimum."""
+    m, S = _moments(case)
+    s = np.asarray(linear.condition_noise_ratio(case["noise_std"]))
+    probes = _probes(case["d"], case["seed"])
+    _, _, ends = _generate(m, S, s, case["horizon"], probes)
+    lam, basis = np.linalg.eigh(S + s * (m @ m) * np.eye(case["d"]))
+    lam, decay = np.maximum(lam, 0.0), np.exp(-2 * case["horizon"])
+    variance = lam / (1 + (lam - 1) * decay)
+    root = (basis * np.sqrt(variance)) @ basis.T
+    moved = np.asarray(ends)[1:] - np.asarray(ends)[0]
+    tolerance = _flow_tolerance(case, m, S + s * np.outer(m, m)) * (1 + case["mean_norm"])
+    numbers = {"mean": m, "cov": S, "printed_cov": (basis * variance) @ basis.T}
+    if case["d"] <= 3:
+        numbers["generated_cov"] = moved.T @ moved
+    return identity(probes @ root, moved, tolerance=tolerance, **numbers)
+
+
+GUIDED: Mapping[str, Any] = {
+    "d": DIMENSIONS,
+    "guidance": Reals(0.0, 4.0),
+    "horizon": TIME,
+    "share": Reals(0.05, 1.0),
+    "excess": Reals(1e-3, 1e2, log=True),
+    "mean_norm": Reals(0.0, 10.0),
+    "gap": Reals(0.0, 10.0),
+    "condition": Reals(1.0, 1e6, log=True),
+    "zeros": Integers(0, 3),
+    "seed": Seeds(),
+}
+GUIDED_STEPS = 128
+GUIDED_ERROR = 1e-9
+"""Relative error of the guided flow in GUIDED_STEPS steps for w <= 4, measured by halving the step (tests/test_linear.py)."""
+
+
+@jax.jit
+def guided_flow(m: Array, lam: Array, mb: Array, Lam: Array, w: Array, T: Array) -> Array:
+    """The guided reverse flow in a common eigenbasis, from 0 and from 1 in every direction, with both regressions x̂0 of x0."""
+    beta = jnp.maximum(1.0, jnp.sqrt(jnp.maximum(jnp.max(lam), jnp.max(Lam))))
+
+    def denoise(z: Array, time: Array) -> Array:
+        return (1 + w) * linear_shrink(lam, m, time, z) - w * linear_shrink(Lam, mb, time, z)
+
+    start = jnp.stack([jnp.zeros_like(m), jnp.ones_like(m)])
+    return reverse_flow(denoise, start, T, beta, steps=GUIDED_STEPS)
+
+
+@jax.jit
+def _guided(V: Array, m: Array, lam: Array, mb: Array, Lam: Array, w: Array, T: Array) -> Gaussian:
+    """The library's answer, in the basis V."""
+    first, second = (V * lam) @ V.T, (V * Lam) @ V.T
+    return linear.generated_guided(Gaussian(V @ m, first), Gaussian(V @ mb, second), w, T, method="closed")
+
+
+def _guided_case(case: Case) -> tuple[Vector, Vector, Vector, Vector]:
+    """Eigenvalues of S; of S' = share S + excess (as in pooled data), the excess in the first half of the directions."""
+    d, seed = case["d"], case["seed"]
+    lam = eigenvalues(d, case["condition"], seed, max(d - case["zeros"], 0))
+    Lam = case["share"] * lam + case["excess"] * (np.arange(d) < (d + 1) // 2)
+    m = case["mean_norm"] * direction(d, seed)
+    return m, lam, m + case["gap"] * direction(d, seed + 1), Lam
+
+
+def _check_guided(case: Case) -> Outcome:
+    """The closed form against the integrated flow."""
+    m, lam, mb, Lam = _guided_case(case)
+    w, T, V = case["guidance"], case["horizon"], rotation(case["d"], case["seed"])
+    law = _guided(V, m, lam, mb, Lam, w, T)
+    ends = np.asarray(guided_flow(m, lam, mb, Lam, w, T))
+    root = ends[1] - ends[0]
+    # The basis change moves eigenvalues by δ = 8 ε d |S'|: relative δ/λ, the powers by (1 + w) of that; mean and root move in proportion to
+    # what the flow carries, at most `reach`.
+    moved = 8 * case["d"] * EPS * max(lam[0], np.max(Lam))
+    relative = np.where(
+        lam > 0, (1 + 2 * w) * moved * (1 / np.where(lam > 0, lam, 1) + 1 / np.where(Lam > 0, Lam, 1)), 0.0
+    )
+    reach = 1 + np.max(np.abs(root)) + (1 + np.max(np.abs(ends[0])) + case["mean_norm"] + w * case["gap"])
+    tolerance = float(np.max(relative) + GUIDED_ERROR + (1 + 2 * w) * STOP) * reach
+    return worst(
+        identity(V.T @ np.asarray(law.mean), ends[0], tolerance=tolerance),
+        identity(V.T @ np.asarray(law.cov) @ V, np.diag(root**2), tolerance=2 * reach * tolerance),
+    )
+
+
+def _check_tilted(case: Case) -> Outcome:
+    """Is what guidance generates (integrated flow, T = 50) the tilted density p(x|y)^(1+w) p(x)^(-w), in one dimension?"""
+    w, lam, Lam, m = case["guidance"], case["variance"], case["pooled_variance"], case["mean"]
+    precision = (1 + w) / lam - w / Lam
+    tilted = np.array([(1 + w) * m / lam / precision, 1 / precision])
+    ends = np.asarray(guided_flow(*(np.array([v]) for v in (m, lam, 0.0, Lam)), w, 50.0))[:, 0]
+    flow = np.array([ends[0], (ends[1] - ends[0]) ** 2])
+    # GUIDED_ERROR relative, and e^(-50) for the horizon; doubled for the square.
+    tolerance = 4 * GUIDED_ERROR * float(1 + np.max(np.abs(flow)))
+    return identity(
+        tilted, flow, tolerance=tolerance, tilted_mean_and_variance=tilted, generated_mean_and_variance=flow
+    )
+
+
+def _check_trace(case: Case) -> Outcome:
+    """The integral (`trace_root_gain`) against eigenvalues of both matrices."""
+    m, S = _moments(case)
+    s = case["ratio"]
+    both = np.stack([S + s * np.outer(m, m), S])
+    values = np.maximum(np.linalg.eigvalsh(both), 0.0)
+    roots = np.sqrt(values)
+    # Eigenvalues are off by δ = 2 ε d |S + s m mᵀ|; a root by √δ near 0, else by δ/(2 root).
+    moved = 2 * EPS * case["d"] * values[0, -1]
+    slack = np.minimum(np.sqrt(moved), moved / np.maximum(roots, 1e-300))
+    tolerance = float(np.sum(slack) + 16 * EPS * np.sum(roots)) + 1e-300
+    return identity(_trace_gain(S, m, s), float(np.sum(roots[0] - roots[1])), tolerance=tolerance)
+
+
+_LEAST_SQUARES = "least squares (LAPACK, QR) on the square-root design of the expanded quadratic loss"
+_FLOW = "integration of the reverse flow, eighth-order Runge-Kutta, with the optimal denoiser"
+_PAPER = "Chen et al. 2024, arXiv:2405.20494"
+_AT_TIME = Domain({**MOMENTS, "time": TIME})
+_NOISY_AT_TIME = Domain({**MOMENTS, **NOISE, "time": TIME})
+_ONE_HOT_AT_TIME = Domain({**MOMENTS, "noise_std": Reals(0.0, 10.0), "time": TIME})
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        id="SC-L1",
+        title="The clean optimal linear denoiser",
+        printed=f"{_PAPER}, lemma 1 (appendix A)",
+        statement=r"$W = \sigma(\sigma^2 I + r^2 S)^{-1}$ and $V c = -r W m$ minimise the loss; the score is $-\hat\epsilon/\sigma$.",
+        kind="identity",
+        domain=_AT_TIME,
+        check=_check_score,
+        method=_LEAST_SQUARES + "; the score by automatic differentiation of the log-density",
+        expected="proved",
+        proof=proofs.clean_optimum,
+        proof_scope="d = 1 and 2, any S, m, r, sigma: the loss as a completed square",
+    ),
+    Claim(
+        id="SC-L2",
+        title="The corrupted optimum: S plus a multiple of the identity?",
+        printed=f"{_PAPER}, lemma 2 (appendix A)",
+        statement=(
+            r"Under code noise $\gamma$ the optimum is that of lemma 1 with $S + \frac{\gamma^2}{1+\gamma^2}|m|^2 I$ in the place of $S$ and "
+            r"$m/(1+\gamma^2)$ in that of $m$: its loss is the least one."
+        ),
+        kind="inequality",
+        domain=_ONE_HOT_AT_TIME,
+        check=_check_printed_optimum,
+        method="the loss at the printed W, V against the least one by " + _LEAST_SQUARES,
+        expected="fails",
+        corrected_by="SC-L2*",
+        remark="True for $d = 1$, for $m = 0$ and for $\\gamma = 0$. The normal equations leave $m m^T - m m^T/(1+\\gamma^2)$, of rank one.",
+    ),
+    Claim(
+        id="SC-L2*",
+        title="The corrupted optimum: S plus a rank-one term",
+        printed=f"corrects {_PAPER}, lemma 2",
+        statement=(
+            r"With $s = \gamma^2/(|c|^2+\gamma^2)$ for a code $c$ of any norm, the optimum is $W = \sigma A^{-1}$, "
+            r"$A = \sigma^2 I + r^2 (S + s\, m m^T)$, $V c = -r (1-s) W m$."
+        ),
+        kind="identity",
+        domain=_NOISY_AT_TIME,
+        check=_check_optimum,
+        method=_LEAST_SQUARES,
+        expected="proved",
+        proof=proofs.corrupted_optimum,
+        proof_scope="d = 1 with a code of dimension 2, d = 2 with one of dimension 1; any S, m, r, sigma, noise and norm",
+    ),
+    Claim(
+        id="F-LOSS",
+        title="The minimum loss",
+        printed="found by substituting the optimum",
+        statement=r"The least loss is $d - \sigma^2\,\mathrm{tr} A^{-1}$.",
+        kind="identity",
+        domain=_NOISY_AT_TIME,
+        check=_check_loss,
+        method="the residual of " + _LEAST_SQUARES,
+        expected="proved",
+        proof=proofs.minimum_loss,
+        proof_scope="d = 1 and 2, S diagonal, one-hot code",
+    ),
+    Claim(
+        id="F-SHARED",
+        title="W and V shared by all classes",
+        printed="found from the normal equations of the averaged loss",
+        statement=(
+            r"For orthonormal codes and class weights $w_k$ the optimum is $W = \sigma(\sigma^2 I + r^2 S_c)^{-1}$, "
+            r"$S_c = \sum_k w_k S_k + \sum_k \frac{w_k\gamma^2}{w_k+\gamma^2} m_k m_k^T$."
+        ),
+        kind="identity",
+        domain=Domain({**_ONE_HOT_AT_TIME.parameters, "classes": Choices((2, 3, 4))}),
+        check=_check_shared,
+        method=_LEAST_SQUARES + ", all classes at once; random orthonormal codes",
+        expected="proved",
+        proof=proofs.shared_optimum,
+        proof_scope="two classes, d = 1 and 2 (S_k diagonal), any weights",
+    ),
+    Claim(
+        id="SC-L3",
+        title="Clean generation",
+        printed=f"{_PAPER}, lemma 3 (appendix A)",
+        statement=(
+            r"As $T\to\infty$, $z_T \sim N(m, S)$. At finite $T$, in the eigenbasis of $S$, the variance is "
+            r"$\lambda/(1+(\lambda-1)e^{-2T})$ and the mean $m$ times $1 - \sqrt\lambda\, e^{-T}/\sqrt{1+(\lambda-1)e^{-2T}}$."
+        ),
+        kind="identity",
+        domain=Domain({**MOMENTS, "horizon": TIME}),
+        check=_check_generation,
+        method=_FLOW,
+        expected="proved",
+        proof=proofs.generation,
+        proof_scope="any d, eigenmode by eigenmode (S positive definite)",
+        remark=r"The printed aside $1 \geq \lambda_1$ is false (the largest eigenvalue of a sample covariance may exceed 1) and is not used.",
+    ),
+    Claim(
+        id="SC-L4",
+        title="Corrupted generation: a Gaussian widened in every direction?",
+        printed=f"{_PAPER}, lemma 4 (appendix A)",
+        statement=(
+            r"As $T\to\infty$, $z_T \sim N(m/(1+\gamma^2), S + \frac{\gamma^2}{1+\gamma^2}|m|^2 I)$; at finite $T$ as in lemma 3 with "
+            r"$\lambda + \frac{\gamma^2}{1+\gamma^2}|m|^2$ in the place of $\lambda$."
+        ),
+        kind="identity",
+        domain=Domain({**MOMENTS, "noise_std": Reals(0.0, 10.0), "horizon": TIME}),
+        check=_check_printed_generation,
+        method="the printed covariance against " + _FLOW,
+        expected="fails",
+        corrected_by="SC-L4*",
+        remark="True for $d = 1$. For $d \\geq 2$ it inherits lemma 2's term: the variance grows along $m$ only.",
+    ),
+    Claim(
+        id="SC-L4*",
+        title="Corrupted generation: a Gaussian widened along the mean",
+        printed=f"corrects {_PAPER}, lemma 4",
+        statement=(
+            r"With $S_c = S + s\,m m^T$: $\mathrm{Cov} = S_c(I + (S_c - I)e^{-2T})^{-1}$, mean $(1-s)(I - e^{-T}\mathrm{Cov}^{1/2})m$; as "
+            r"$T\to\infty$, $N((1-s)m, S_c)$."
+        ),
+        kind="identity",
+        domain=Domain({**MOMENTS, **NOISE, "horizon": TIME}),
+        check=_check_generation,
+        method=_FLOW,
+        expected="proved",
+        proof=proofs.corrupted_generation,
+        proof_scope="the score for d = 2; then any d, eigenmode of S_c by eigenmode (S_c positive definite)",
+    ),
+    Claim(
+        id="SC-G",
+        title="What guidance generates",
+        printed=f"{_PAPER}, eq. 13 (a setting; the closed form was found)",
+        statement=(
+            r"Guidance $w$ with linear scores of $N(m,\lambda)$ and pooled $N(m',\Lambda)$ (commuting) generates, in a common eigenbasis, the variance "
+            r"$(\lambda/v_c)^{1+w}(\Lambda/v_u)^{-w}$, $v_c = 1+(\lambda-1)e^{-2T}$, $v_u = 1+(\Lambda-1)e^{-2T}$, and the mean "
+            r"$m(1-g)+(m-m')J$, $g = e^{-T}\sqrt{\mathrm{variance}}$, $J = \frac{w}{2}\int_0^{q_T} \frac{g(q)}{\Lambda+q}dq$, $q_T = e^{2T}-1$."
+        ),
+        kind="identity",
+        domain=Domain(GUIDED),
+        check=_check_guided,
+        method="integration of the guided reverse flow, eighth-order Runge-Kutta",
+        expected="proved",
+        proof=proofs.guided_generation,
+        proof_scope="any d, common eigenmode by eigenmode, lambda and Lambda positive",
+    ),
+    Claim(
+        id="F-NOT-TILTED",
+        title="Guided generation samples the tilted density?",
+        printed="often said of classifier-free guidance; not in the paper",
+        statement=r"Guidance $w$ generates the density proportional to $p(x|y)^{1+w}p(x)^{-w}$ ($T\to\infty$).",
+        kind="identity",
+        domain=Domain(
+            {
+                "guidance": Reals(0.0, 4.0),
+                "variance": Reals(0.1, 10.0),
+                "pooled_variance": Reals(0.1, 10.0),
+                "mean": Reals(0.0, 10.0),
+            },
+            where=lambda c: (1 + c["guidance"]) / c["variance"] > 1.01 * c["guidance"] / c["pooled_variance"],
+            condition="the tilted density can be normalised; one dimension, pooled mean 0",
+        ),
+        check=_check_tilted,
+        method="the tilted Gaussian against integration of the guided reverse flow at T = 50",
+        expected="fails",
+        corrected_by="SC-G",
+        remark="True without guidance, and where both variances and means agree. The scores of noised densities do not add up to that of the noised tilt.",
+    ),
+    Claim(
+        id="F-TRACE",
+        title="What a rank-one term adds to the trace of the root",
+        printed="found; used for the gain in W2",
+        statement=(
+            r"$\mathrm{tr}(S+s\,m m^T)^{1/2} - \mathrm{tr} S^{1/2} = \frac{1}{2\pi}\int_0^\infty t^{-1/2}\log(1+s\,m^T(S+t)^{-1}m)\,dt$."
+        ),
+        kind="identity",
+        domain=Domain({**MOMENTS, "ratio": Reals(0.0, 1.0)}),
+        check=_check_trace,
+        method="eigenvalues of both matrices (LAPACK)",
+        expected="proved",
+        proof=proofs.trace_identity,
+        proof_scope="the determinant lemma for d = 2 and 3; the integral for one eigenvalue",
+    ),
+)
