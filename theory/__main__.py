@@ -1,16 +1,24 @@
 """The command line of `theory`: decide all claims, show one, prescribe for a data set, write the report.
 
-`python -m theory` decides every claim. Exit codes: 0 all verdicts are as recorded, 1 a verdict has changed, 2 a
-mistake in what was asked.
+`python -m theory` decides every claim. Exit codes: 0 all verdicts are as recorded, 1 a verdict has changed, 2 a mistake
+in what was asked.
 """
 
 import json
 import math
-from typing import Any
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import jax
 import tyro
 
-from theory._checks import require
+from theory._checks import InputError, require
+from theory.settings import Settings
+
+DEFAULTS = Settings()
+REPORT = Path("report")
 
 
 def _finite(value: Any) -> Any:
@@ -94,3 +102,92 @@ def list_claims(*, json: bool = False) -> int:
     else:
         print("\n".join(f"{row['id']:18} {row['recorded']:9} {row['title']}" for row in rows))
     return 0
+
+
+def prescribe(
+    data: tyro.conf.Positional[Path | None] = None,
+    *,
+    builtin: Literal["digits", "photographs"] | None = None,
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = DEFAULTS,
+    json: bool = False,
+    plots: Path | None = None,
+) -> int:
+    """Say what corruption would do for a data set, and how much of it to use.
+
+    Args:
+        data: An .npz file with `features` (n x d) and integer `labels` (n), or `images` (n x H x W [x C]) with
+            or without `labels`.
+        builtin: A bundled data set instead of a file.
+        settings: What to assume and to tabulate.
+        json: Print numbers as JSON instead of text.
+        plots: Folder to write PNG figures to.
+    """
+    from theory.data import load_builtin, load_npz
+    from theory.plots import figures, save
+    from theory.prescribe import prescribe as advise
+
+    require(
+        (data is None) != (builtin is None),
+        "data",
+        f"{data} and --builtin {builtin}",
+        "a file or --builtin, one of them",
+    )
+    advice = advise(load_npz(data) if data is not None else load_builtin(str(builtin)), settings)
+    if json:
+        _print_json(advice.to_json())
+    else:
+        print(advice.text())
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures(advice).items():
+            print(save(figure, plots / f"{name}.png"), file=sys.stderr)
+    return 0
+
+
+def report(*, out: Path = REPORT, cases: int | None = None, seed: int = 0) -> int:
+    """Decide all claims, prescribe for the bundled data, and write one self-contained page, OUT/index.html.
+
+    Args:
+        out: Folder of the page.
+        cases: Seeded cases per claim; by default each claim's own number.
+        seed: Seed of the drawn cases.
+    """
+    from theory.claims.registry import find_claims
+    from theory.report import page, write_page
+    from theory.results import all_results
+    from theory.verdicts import decide_with_progress, verdict_table
+
+    require(cases is None or cases >= 1, "cases", cases, "at least 1")
+    require(seed >= 0, "seed", seed, "at least 0")
+    claims = find_claims([])
+    decisions = decide_with_progress(claims, cases=cases, seed=seed)
+    print(verdict_table(claims, decisions))
+    print(f"wrote {write_page(out, page(claims, decisions, all_results()))}")
+    return 0 if all(decision.as_recorded for decision in decisions) else 1
+
+
+COMMANDS = {"check": check, "show": show, "list": list_claims, "prescribe": prescribe, "report": report}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command (`check` if none is named) and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    named = bool(given) and (given[0] in COMMANDS or given[0] in ("-h", "--help"))
+    jax.config.update("jax_enable_x64", True)
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="python -m theory",
+            description=__doc__,
+            args=given if named else ["check", *given],
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

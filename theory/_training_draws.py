@@ -31,24 +31,33 @@ def check_setting(n: int, d: int, mean_square: float) -> None:
 
 
 class ControlVariates(NamedTuple):
-    """Columns of known mean zero after a first column of ones, and the weights of the mean that they correct."""
+    """Least squares on control variates of known mean zero, with a first column of ones.
+
+    `inverse` is the pseudo-inverse of `columns`: its first row holds the weights of the corrected mean. `leverage` is
+    the diagonal of their product: a draw's pull on its own fitted value.
+    """
 
     columns: Float[np.ndarray, "draws terms"]
-    weights: Float[np.ndarray, " draws"]
+    inverse: Float[np.ndarray, "terms draws"]
+    leverage: Float[np.ndarray, " draws"]
 
     @classmethod
     def of(cls, terms: list[Float[np.ndarray, " draws"]]) -> "ControlVariates":
         """From the terms of mean zero; a term that is constant (zero) is harmless."""
         columns = np.stack([np.ones_like(terms[0]), *terms], axis=1)
-        return cls(columns, np.linalg.pinv(columns)[0])
+        inverse = np.linalg.pinv(columns)
+        return cls(columns, inverse, np.minimum(np.sum(columns * inverse.T, axis=1), 1 - 1e-6))
 
     def estimate(self, values: Float[np.ndarray, " draws"]) -> Estimate:
-        """Mean of `values`: the intercept of a least-squares fit, with its heteroscedastic standard error."""
-        draws, terms = self.columns.shape
-        coefficients = np.linalg.lstsq(self.columns, values, rcond=None)[0]
-        residual = values - self.columns @ coefficients
-        variance = float(np.sum((self.weights * residual) ** 2)) * draws / (draws - terms)
-        return Estimate(float(self.weights @ values), math.sqrt(variance))
+        """Mean of `values`: the fit's intercept, with the jackknife's correction of its bias and its standard error.
+
+        Both come from residuals with the draw itself left out (MacKinnon and White's HC3), so that a draw with a large
+        leverage does not hide its own error. Linear in `values`.
+        """
+        left_out = (values - self.columns @ (self.inverse @ values)) / (1 - self.leverage)
+        influence = self.inverse[0] * left_out
+        value = self.inverse[0] @ values + (1 - 1 / len(values)) * np.sum(influence)
+        return Estimate(float(value), float(np.linalg.norm(influence)))
 
 
 class TrainingDraws(NamedTuple):

@@ -1,15 +1,16 @@
-"""Advice on condition corruption for a data set: predicted entropy and W2^2 change, the best noise and where it stops helping.
+"""Advice on condition corruption for a data set: predicted entropy and W2^2 change, the best noise and where it stops
+helping.
 
 Two predictions stand side by side, both for the linear denoiser without guidance at infinite horizon.
 
-- *Whitened*: class k is taken as N(mu_k, I) in whitened coordinates (`theory.whitening`), with n_k points and the estimated
-  a_k = ||mu_k||^2. Exact expectations over training sets from `theory.training_sets`. W2 has no units there. Its range comes from
-  a_k at the ends of its interval, all classes moved together.
-- *Plug-in*: class k is taken as N(m_k, S_k) in principal coordinates, i.e. in the data's own units, with bootstrap interval
-  (`theory.plugin`).
+- *Whitened*: class k is taken as N(mu_k, I) in whitened coordinates (`theory.whitening`), with n_k points and the
+  estimated a_k = ||mu_k||^2. Exact expectations over training sets from `theory.training_sets`. W2 has no units
+  there. Its range comes from a_k at the ends of its interval, all classes moved together.
+- *Plug-in*: class k is taken as N(m_k, S_k) in principal coordinates, i.e. in the data's own units, with bootstrap
+  interval (`theory.plugin`).
 
-Totals weigh the classes by their share of the points. The gain G = E W2^2(clean) - E W2^2(corrupted) is found on a grid of s,
-even in log s from 1e-3 / max n_k to 1; its optimum and its zero by a cubic spline of G(s)/s in log s.
+Totals weigh the classes by their share of the points. The gain G = E W2^2(clean) - E W2^2(corrupted) is found on a
+grid of s, even in log s from 1e-3 / max n_k to 1; its optimum and its zero by a cubic spline of G(s)/s in log s.
 """
 
 import math
@@ -29,7 +30,9 @@ from theory.whitening import ClassStatistics, Coordinates, moments
 
 GRID_POINTS = 31
 ISOTROPIC_DRAWS = 512
-"""Draws behind each exact expectation; the standard error of the gain is then about 1 % of its largest value, or less."""
+"""Draws behind each exact expectation; the standard error of the gain is then about 1 % of its largest value, or
+less.
+"""
 HELD_OUT_SPLITS = 20
 FLIP_TRAINING_SETS = 20
 SINGULAR = 1e-10
@@ -49,8 +52,9 @@ class Interval:
 class Optimum:
     """The best corruption and where it stops helping, as noise_std (0: it never helps; infinite: the more the better).
 
-    **Fields:** `noise_std` the best; `helpful_limit` the largest that does not hurt; `gain` at the best, in W2^2, with the limits
-    at that noise_std (being the largest of a noisy curve, it is a little optimistic); `clean` the predicted W2^2 without corruption.
+    **Fields:** `noise_std` the best; `helpful_limit` the largest that does not hurt; `gain` at the best, in W2^2,
+    with the limits at that noise_std (being the largest of a noisy curve, it is a little optimistic); `clean` the
+    predicted W2^2 without corruption.
     """
 
     noise_std: Interval
@@ -90,7 +94,9 @@ class Row:
 
 @dataclass(frozen=True)
 class ClassAdvice:
-    """One class by itself: both predictions, the flips, and both models held against random halves (None below 4 points)."""
+    """One class by itself: both predictions, the flips, and both models held against random halves (None below 4
+    points).
+    """
 
     name: str
     whitened: Optimum
@@ -104,8 +110,8 @@ class ClassAdvice:
 class Conditions:
     """Advice on condition corruption; see the module's text.
 
-    **Fields:** `whitened`, `plugin` the optima of the totals, `whitened_curve`, `plugin_curve` their curves; `rows` one for each
-    requested noise_std; `flips` the change of the total; `classes` one for each class.
+    **Fields:** `whitened`, `plugin` the optima of the totals, `whitened_curve`, `plugin_curve` their curves; `rows`
+    one for each requested noise_std; `flips` the change of the total; `classes` one for each class.
     """
 
     whitened: Optimum
@@ -186,7 +192,9 @@ def _zero(x: Float[np.ndarray, " f"], values: Float[np.ndarray, " f"], after: in
 
 @dataclass(frozen=True, eq=False)
 class _Isotropic:
-    """Gains (3, g) of the whitened prediction at a_k, and at the low and the high end of its interval; W2^2 when clean."""
+    """Gains (3, g) of the whitened prediction at a_k, and at the low and the high end of its interval; W2^2 when
+    clean.
+    """
 
     gains: Float[np.ndarray, "3 g"]
     clean: float
@@ -196,8 +204,8 @@ class _Isotropic:
 
     def optimum(self, s: Float[np.ndarray, " g"], settings: Settings) -> Optimum:
         found = np.array([locate(s[:GRID_POINTS], g[:GRID_POINTS]) for g in self.gains])
-        places = [_interval(found[:, i], settings) for i in (0, 2)]
-        return Optimum(*places, _gain_at(found[0], s, self.limits()), self.clean)
+        best, limit = (_interval(found[:, i], settings) for i in (0, 2))
+        return Optimum(best, limit, _gain_at(found[0], s, self.limits()), self.clean)
 
 
 def _isotropic(c: ClassStatistics, rank: int, s: Float[np.ndarray, " g"], level: float) -> _Isotropic:
@@ -209,13 +217,15 @@ def _isotropic(c: ClassStatistics, rank: int, s: Float[np.ndarray, " g"], level:
 
 
 def _bootstrap_optimum(b: Bootstrap, s: Float[np.ndarray, " g"], settings: Settings) -> Optimum:
-    """Optimum of the corrected curve; limits from the reflected curves 2 theta - theta_b, whose spread the interval takes."""
+    """Optimum of the corrected curve; limits from the reflected curves 2 theta - theta_b, whose spread the interval
+    takes.
+    """
     grid = s[:GRID_POINTS]
     found = np.array(locate(grid, b.corrected[:GRID_POINTS]))
     reflected = np.array([locate(grid, 2 * b.plain[:GRID_POINTS] - r[:GRID_POINTS]) for r in b.resampled])
     ends = np.quantile(reflected, [(1 - settings.level) / 2, (1 + settings.level) / 2], axis=0)
-    places = [_interval(np.array([found[i], *ends[:, i]]), settings) for i in (0, 2)]
-    return Optimum(*places, _gain_at(found, s, (b.corrected, *b.interval(settings.level))), b.clean)
+    best, limit = (_interval(np.array([found[i], *ends[:, i]]), settings) for i in (0, 2))
+    return Optimum(best, limit, _gain_at(found, s, (b.corrected, *b.interval(settings.level))), b.clean)
 
 
 def _interval(s: Float[np.ndarray, "3"], settings: Settings) -> Interval:
@@ -226,7 +236,9 @@ def _interval(s: Float[np.ndarray, "3"], settings: Settings) -> Interval:
 def _gain_at(
     found: Float[np.ndarray, "3"], s: Float[np.ndarray, " g"], limits: tuple[Float[np.ndarray, " g"], ...]
 ) -> Interval:
-    """The best gain with the pointwise limits at that s: (best s, gain, zero) from `locate`, (value, low, high) over s."""
+    """The best gain with the pointwise limits at that s: (best s, gain, zero) from `locate`, (value, low, high) over
+    s.
+    """
     if found[0] == 0.0:
         return Interval(0.0, 0.0, 0.0)
     grid = np.log(s[:GRID_POINTS])
@@ -234,14 +246,15 @@ def _gain_at(
     return Interval(float(found[1]), min(low, float(found[1])), max(high, float(found[1])))
 
 
-def _curve(
-    limits: tuple[Float[np.ndarray, " g"], ...], s: Float[np.ndarray, " g"], settings: Settings
-) -> Curve:
-    """The search grid without its last point, s = 1, where noise_std is infinite."""
-    kept = slice(0, GRID_POINTS - 1)
-    noise = tuple(settings.noise_for(float(x)) for x in s[kept])
-    gain, low, high = (tuple(float(v) for v in values[kept]) for values in limits)
-    return Curve(noise, gain, low, high)
+def _curve(limits: tuple[Float[np.ndarray, " g"], ...], s: Float[np.ndarray, " g"], settings: Settings) -> Curve:
+    """The search grid, drawn out by the spline of G(s)/s, without its last point, s = 1, where noise_std is
+    infinite.
+    """
+    fine = np.geomspace(s[0], 1.0, 5 * GRID_POINTS)[:-1]
+    grid = np.log(s[:GRID_POINTS])
+    splines = [CubicSpline(grid, (values / s)[:GRID_POINTS]) for values in limits]
+    gain, low, high = (tuple(map(float, fine * spline(np.log(fine)))) for spline in splines)
+    return Curve(tuple(settings.noise_for(float(x)) for x in fine), gain, low, high)
 
 
 def _rows(

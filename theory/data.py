@@ -47,10 +47,17 @@ def _as_points(argument: str, values: Any) -> Float[np.ndarray, "..."]:
     return points
 
 
+def _as_matrix(features: Any) -> Float[np.ndarray, "n d"]:
+    points = _as_points("features", features)
+    _demand(points.ndim == 2, "features", f"shape {points.shape}", "of shape (n, d)")
+    return points
+
+
 def _as_labels(values: Any, n: int) -> Int[np.ndarray, " n"]:
     labels = np.asarray(values)
     _demand(labels.dtype.kind in "iu", "labels", f"dtype {labels.dtype}", "integers")
     _demand(labels.shape == (n,), "labels", f"shape {labels.shape}", f"one per point, shape ({n},)")
+    _demand(n >= 2, "data set", f"{n} point", "at least 2 points")
     smallest, largest = int(labels.min()), int(labels.max())
     _demand(smallest >= 0, "labels", f"label {smallest}", "0, 1, ..., K - 1")
     _demand(largest < n, "labels", f"label {largest} with {n} points", "0, 1, ..., K - 1 with K at most n / 2")
@@ -90,19 +97,19 @@ class DataSet:
     class_names: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        points = _as_points("features", self.features)
-        _demand(points.ndim == 2, "features", f"shape {points.shape}", "of shape (n, d)")
-        _demand(len(points) >= 2, "features", f"{len(points)} point", "at least 2 points")
+        points = _as_matrix(self.features)
         labels = _as_labels(self.labels, len(points))
-        names = self.class_names or tuple(str(k) for k in range(int(labels.max()) + 1))
-        _demand(len(names) == labels.max() + 1, "class_names", f"{len(names)} names", f"{labels.max() + 1} names")
+        count = int(labels.max()) + 1
+        names = self.class_names or tuple(str(k) for k in range(count))
+        _demand(len(names) == count, "class_names", f"{len(names)} names", f"{count} names")
         for attribute, value in (("features", points), ("labels", labels), ("class_names", names)):
             object.__setattr__(self, attribute, value)
 
     @classmethod
     def from_features(cls, features: Any, labels: Any, *, name: str = "features") -> "DataSet":
         """Points of shape (n, d) with integer labels of shape (n,); raises `DataError` for bad input."""
-        return cls(name, np.asarray(features), np.asarray(labels), description="features as given")
+        points = _as_matrix(features)
+        return cls(name, points, _as_labels(labels, len(points)), description="features as given")
 
     @classmethod
     def from_images(cls, images: Any, labels: Any = None, *, name: str = "images") -> "DataSet":
@@ -117,7 +124,7 @@ class DataSet:
         return cls(
             name,
             (pixels / 127.5 - 1.0 if is_bytes else pixels).reshape(len(pixels), -1),
-            np.zeros(len(pixels), np.int64) if labels is None else np.asarray(labels),
+            _as_labels(np.zeros(len(pixels), np.int64) if labels is None else labels, len(pixels)),
             image_shape=pixels.shape[1:],
             labelled=labels is not None,
             description="pixels scaled from 0 ... 255 to [-1, 1]" if is_bytes else "pixels as given",
@@ -169,7 +176,7 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
     try:
         _refuse_other_formats(file)
         with np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in ("features", "images", "labels") if key in archive.files}
+            arrays = {key: archive[key] for key in ("features", "images", "labels") if key in archive.files}
     except DataError:
         raise
     except PermissionError:
@@ -181,6 +188,9 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
         raise DataError(f"'{file}' must be an intact .npz file; {reason}.") from None
     except ValueError as error:
         raise DataError(_explain(file, str(error))) from None
+    strange = [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]
+    _demand(not strange, f"'{file}'", f"something else under {strange}", "an .npz file that holds arrays")
+    return arrays
 
 
 def _explain(file: Path, message: str) -> str:

@@ -111,7 +111,7 @@ def _log_eigenvalues(whitened: Float[Array, "k k"], log2: Float[ArrayLike, ""] =
     return 2 * jnp.arctanh(jnp.clip(tau, -1.0, 1.0)) + log2 * math.log(2)
 
 
-def centred_distance(cov0: Float[ArrayLike, "d d"], cov1: Float[ArrayLike, "d d"]) -> Float[Array, ""]:
+def centred_distance(cov0: Float[ArrayLike, "d d"], cov1: Float[ArrayLike, "e e"]) -> Float[Array, ""]:
     """Fisher-Rao distance of N(0, cov0) and N(0, cov1): (1/√2) ‖log(cov0^-½ cov1 cov0^-½)‖_F (SPD, theorem
     1).
 
@@ -127,7 +127,7 @@ def centred_distance(cov0: Float[ArrayLike, "d d"], cov1: Float[ArrayLike, "d d"
 
 
 def centred_geodesic(
-    cov0: Float[ArrayLike, "d d"], cov1: Float[ArrayLike, "d d"], t: Float[ArrayLike, ""]
+    cov0: Float[ArrayLike, "d d"], cov1: Float[ArrayLike, "e e"], t: Float[ArrayLike, ""]
 ) -> Float[Array, "d d"]:
     """The covariance at time `t` of the geodesic from cov0 (t = 0) to cov1 (t = 1): SPD, theorem 1; any
     real `t`.
@@ -172,12 +172,12 @@ class Connection(eqx.Module):
     steps: Int[Array, ""]
 
     @property
-    def upper(self) -> Float[Array, ""]:
+    def upper(self) -> Float[Array, "*batch"]:
         """distance + residual: an upper bound on the Fisher-Rao distance."""
         return self.distance + self.residual
 
     @property
-    def converged(self) -> Bool[Array, ""]:
+    def converged(self) -> Bool[Array, "*batch"]:
         """Whether the residual met the tolerance."""
         return jnp.isfinite(self.distance)
 

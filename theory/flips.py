@@ -20,7 +20,6 @@ population's (n = ∞) change is in closed form. NumPy in float64, one case at a
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from theory._checks import require, require_between, require_float64
@@ -85,9 +84,9 @@ def guided_flip_change(mean_square: float, eta: float, guidance: float) -> float
     _check(2, 1, mean_square, eta)
     require(0 <= guidance < math.inf, "guidance", guidance, "finite and at least 0")
     laws = [flipped_moments(mean_square, share) for share in (eta, 0.0)]
-    means, variances = (jnp.asarray(np.array(x, dtype=float)) for x in zip(*laws, strict=True))
-    require_float64("means", means)
-    pooled = jnp.full(2, 1.0 + mean_square)
-    mean, variance = _eigenmodes(means, variances, jnp.zeros(2), pooled, float(guidance))
-    distances = (mean - math.sqrt(mean_square)) ** 2 + (jnp.sqrt(variance) - 1) ** 2
+    means, variances = (np.array(x, dtype=float) for x in zip(*laws, strict=True))
+    law = _eigenmodes(means, variances, np.zeros(2), np.full(2, 1.0 + mean_square), float(guidance))
+    require_float64("JAX's default precision", law[0])
+    mean, variance = (np.asarray(x) for x in law)
+    distances = (mean - math.sqrt(mean_square)) ** 2 + (np.sqrt(variance) - 1) ** 2
     return float(distances[0] - distances[1])

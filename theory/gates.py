@@ -119,7 +119,7 @@ class NoiseGate(eqx.Module):
             return np.full_like(sigma, 1.0 if t <= t_max else 0.0)
         with np.errstate(invalid="ignore"):  # inf / inf at t = 1, where the weight is that of pure noise: 1
             ratio = np.nan_to_num(noise_to_signal(path, t_n) / sigma, nan=0.0)
-        return (1 - ratio**2) ** -2
+        return np.asarray((1 - ratio**2) ** -2)
 
 
 def noise_to_signal(path: Path, t: float) -> Float[np.ndarray, "..."]:

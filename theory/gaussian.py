@@ -90,8 +90,8 @@ class Gaussian(eqx.Module):
     def pushforward(self, matrix: Float[ArrayLike, "..."], noise_cov: Float[ArrayLike, "..."]) -> "Gaussian":
         """The exact law N(A m, A cov Aᵀ + noise_cov) of A x + noise, noise ~ N(0, `noise_cov`) independent of x.
 
-        `matrix` A: a scalar, a diagonal (`d`) or a matrix (`e d`). `noise_cov`: a scalar variance, a diagonal (`e`) or a
-        matrix (`e e`).
+        `matrix` A: a scalar, a diagonal (`d`) or a matrix (`e d`). `noise_cov`: a scalar variance, a diagonal (`e`)
+        or a matrix (`e e`).
         """
         A = as_matrix(matrix, self.dim)
         cov = A @ self.cov @ A.T + as_matrix(noise_cov, A.shape[0])

@@ -1,9 +1,11 @@
-"""Advice from the power spectrum of images: which path is how long, what a sampler loses on it, and sigma_min for a blur.
+"""Advice from the power spectrum of images: which path is how long, what a sampler loses on it, and sigma_min for a
+blur.
 
-Images are taken as a stationary Gaussian field (`theory.spectra`), one channel of it: D(f) is averaged over channels. The power
-law fitted to D stands for the data in everything about paths, so that the numbers do not hang on single noisy frequencies.
-Where no power law fits (the search runs off to a c2 beyond the largest frequency, as on 8 x 8 digits), D as measured does;
-sigma_min always uses D as measured. Real images are not Gaussian, nor periodic at their borders: all this is about their spectrum alone.
+Images are taken as a stationary Gaussian field (`theory.spectra`), one channel of it: D(f) is averaged over channels.
+The power law fitted to D stands for the data in everything about paths, so that the numbers do not hang on single
+noisy frequencies. Where no power law fits (the search runs off to a c2 beyond the largest frequency, as on 8 x 8
+digits), D as measured does; sigma_min always uses D as measured. Real images are not Gaussian, nor periodic at their
+borders: all this is about their spectrum alone.
 """
 
 import math
@@ -31,9 +33,10 @@ CURVE_POINTS = 41
 class PathAdvice:
     """One path on the fitted spectrum.
 
-    **Fields:** `length` its Fisher-Rao length; `geodesic` the distance between its own end points (a VE path ends elsewhere than a
-    VP path does); `kl` = KL(generated || data) and `kl_reverse` = KL(data || generated) in nats and `wasserstein2` in the data's
-    units: the sampler's error per image and channel, started from the exact law at t = 1.
+    **Fields:** `length` its Fisher-Rao length; `geodesic` the distance between its own end points (a VE path ends
+    elsewhere than a VP path does); `kl` = KL(generated || data) and `kl_reverse` = KL(data || generated) in nats and
+    `wasserstein2` in the data's units: the sampler's error per image and channel, started from the exact law at t =
+    1.
     """
 
     name: str
@@ -63,9 +66,9 @@ class BlurAdvice:
 class ImageAdvice:
     """What the power spectrum says.
 
-    **Fields:** `shape` (H, W); `radius`, `power`: |f| and the mean of D over frequencies of that radius (rounded to whole numbers);
-    `law` the fit D = c1/(c2+|f|)^m and `fit_error` the root mean square of its error in log D, both None where none fits;
-    `sampler` and its number of `steps`; `paths`; `blur`.
+    **Fields:** `shape` (H, W); `radius`, `power`: |f| and the mean of D over frequencies of that radius (rounded to
+    whole numbers); `law` the fit D = c1/(c2+|f|)^m and `fit_error` the root mean square of its error in log D, both
+    None where none fits; `sampler` and its number of `steps`; `paths`; `blur`.
     """
 
     shape: tuple[int, int]
@@ -127,7 +130,12 @@ def _one_path(name: str, spectrum: Float[np.ndarray, "h w"], steps: int, sampler
     length, geodesic = path_lengths(path, spectrum)
     error = sampling_error(path, spectrum, steps, sampler)
     return PathAdvice(
-        name, length, geodesic, float(error.kl_generated_data), float(error.kl_data_generated), float(error.wasserstein2)
+        name,
+        length,
+        geodesic,
+        float(error.kl_generated_data),
+        float(error.kl_data_generated),
+        float(error.wasserstein2),
     )
 
 
@@ -148,11 +156,13 @@ def _lengths(path: Path, spectrum: Float[Array, "h w"]) -> tuple[Float[Array, ""
 
 
 def advise_blur(spectrum: Float[np.ndarray, "h w"], blur_std: float, tau: float) -> BlurAdvice:
-    """sigma_min of a Gaussian blur and the ideal classifier's curve about it, for a power spectrum in squared data units."""
+    """sigma_min of a Gaussian blur and the ideal classifier's curve about it, for a power spectrum in squared data
+    units.
+    """
     level = sigma_min_for_blur(spectrum, blur_std, tau)
     centre = level if 0.0 < level < math.inf else math.sqrt(float(spectrum.max()))
     sigma = np.geomspace(centre / 30, centre * 10, CURVE_POINTS)
-    blurred = spectrum * blur_transfer(spectrum.shape, blur_std) ** 2  # type: ignore[arg-type]
+    blurred = spectrum * blur_transfer(spectrum.shape, blur_std) ** 2
     curve = [
         probability_clean(gaussian_triangular_discrimination((spectrum + x**2).ravel(), (blurred + x**2).ravel()))
         for x in sigma

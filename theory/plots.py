@@ -1,8 +1,10 @@
-"""Figures of a prescription: each function takes numbers and returns a `matplotlib.figure.Figure`, nothing is drawn globally.
+"""Figures of a prescription: each function takes numbers and returns a `matplotlib.figure.Figure`, nothing is drawn
+globally.
 
-One style for all (`STYLE`, applied through a context, never globally), sized so that the text stays readable at the width of a
-phone; colours are Okabe and Ito's, which people who are colour-blind can tell apart, and lines differ in dash or marker as well.
-Shaded bands are intervals; every axis says what it shows and in which units. `save` writes a PNG, `png` gives its bytes.
+One style for all (`STYLE`, applied through a context, never globally), sized so that the text stays readable at the
+width of a phone; colours are Okabe and Ito's, which people who are colour-blind can tell apart, and lines differ in
+dash or marker as well. Shaded bands are intervals; every axis says what it shows and in which units. `save` writes a
+PNG, `png` gives its bytes.
 """
 
 import io
@@ -39,7 +41,7 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 """Okabe and Ito's colours, yellow left out: it is too pale for lines on white."""
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":")
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "figure.figsize": (5.2, 3.7),
     "figure.dpi": 160,
     "figure.constrained_layout.use": True,
@@ -99,6 +101,10 @@ def _short(value: float) -> str:
     return f"{value:.2g}"
 
 
+def _percent(value: float) -> str:
+    return "0" if abs(value) < 0.005 else f"{value:.3g}" if value >= 10 else f"{value:.2g}"
+
+
 def gain_curve(curve: Curve, optimum: Optimum, settings: Settings, *, title: str = "", units: str = "") -> "Figure":
     """Gain in W2^2 against noise_std with its band, the optimum and the limit marked, CEP-G's gamma on the upper axis.
 
@@ -149,7 +155,8 @@ def _gamma_axis(axes: "Axes", settings: Settings) -> None:
 
 
 def entropy_change(conditions: Conditions, settings: Settings) -> "Figure":
-    """Entropy change in nats against noise_std: expected for N(mu_k, I), and of the model trained on exactly these points.
+    """Entropy change in nats against noise_std: expected for N(mu_k, I), and of the model trained on exactly these
+    points.
 
     Points where it is undefined (degenerate classes) are left out.
     """
@@ -187,7 +194,9 @@ def class_spectra(classes: Sequence[ClassStatistics]) -> "Figure":
 
 
 def flip_changes(conditions: Conditions) -> "Figure":
-    """Change of W2^2 against the ratio of flipped labels: the average over classes with two standard errors, and each class."""
+    """Change of W2^2 against the ratio of flipped labels: the average over classes with two standard errors, and each
+    class.
+    """
     effect = conditions.flips
     eta = 100 * np.array(effect.eta)
     change, error = np.array(effect.change), np.array(effect.standard_error)
@@ -205,7 +214,9 @@ def flip_changes(conditions: Conditions) -> "Figure":
 
 
 def held_out_gains(conditions: Conditions) -> "Figure":
-    """Gain seen on held-out halves against the gain that the whitened model predicts for them, one point for each class."""
+    """Gain seen on held-out halves against the gain that the whitened model predicts for them, one point for each
+    class.
+    """
     known = [(c.name, c.whitened_check) for c in conditions.classes if c.whitened_check is not None]
     with _axes() as (figure, axes):
         predicted = [check.gain_model for _, check in known]
@@ -216,6 +227,8 @@ def held_out_gains(conditions: Conditions) -> "Figure":
         axes.plot(predicted, seen, "o", color=BLUE, label="one class")
         for name, x, y in zip([name for name, _ in known], predicted, seen, strict=True):
             axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=9)
+        axes.set_xlim(min(0.0, *predicted) - 0.05 * abs(ends[1]), 1.25 * max(0.0, *predicted) or 1.0)
+        axes.margins(y=0.12)
         axes.set_xlabel(r"predicted gain in $W_2^2$ (whitened)")
         axes.set_ylabel("gain on held-out half (whitened)")
         axes.legend()
@@ -289,7 +302,7 @@ def _bars(
             place = np.arange(len(rows)) + (0.5 * (len(values) - 1) - i) * height
             bars = axes.barh(place, value, height, color=colour, label=name)
             if len(values) == 1:
-                axes.bar_label(bars, fmt="%.2g", padding=3, fontsize=9)
+                axes.bar_label(bars, [_percent(v) for v in value], padding=3, fontsize=9)
         axes.set_yticks(range(len(rows)), [p.name.replace("_", " ") for p in rows])
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(label)
@@ -298,12 +311,14 @@ def _bars(
         else:
             axes.margins(x=0.12)
         if len(values) > 1:
-            axes.legend(loc="lower right")
+            axes.legend(loc="upper right")
     return figure
 
 
 def classifier_curve(advice: ImageAdvice) -> "Figure":
-    """Mean probability "clean" that the ideal classifier gives to blurred images against the noise level, sigma_min marked."""
+    """Mean probability "clean" that the ideal classifier gives to blurred images against the noise level, sigma_min
+    marked.
+    """
     blur = advice.blur
     with _axes() as (figure, axes):
         axes.plot(blur.sigma, blur.probability_clean, color=BLUE)
@@ -315,7 +330,7 @@ def classifier_curve(advice: ImageAdvice) -> "Figure":
         axes.set_ylim(-0.02, 0.54)
         axes.set_xlabel("noise level sigma (data units)")
         axes.set_ylabel('mean probability "clean"')
-        axes.set_title(f"blur of {blur.blur_std:g} pixels; 0.5: cannot tell")
+        axes.set_title(f"blur, std {blur.blur_std:g} px (0.5: cannot tell)")
         axes.legend(loc="center left")
     return figure
 

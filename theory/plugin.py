@@ -1,23 +1,25 @@
 """Plug-in estimates on real data: what a little corruption does to W2^2 when a class is N(mu, Sigma) with any Sigma.
 
-A class with law N(mu, Sigma) (principal coordinates, centred by the global mean) gives a training set with mean m and biased
-covariance S. The optimal linear denoiser without guidance generates N(m, S) from clean conditions and N((1-s) m, S + s m m')
-from perturbed ones, s = noise_std^2/(|c|^2 + noise_std^2). With A = Sigma^(1/2) S Sigma^(1/2) and u = Sigma^(1/2) m, the gain
-W2^2(clean) - W2^2(corrupted) of this training set is
+A class with law N(mu, Sigma) (principal coordinates, centred by the global mean) gives a training set with mean m and
+biased covariance S. The optimal linear denoiser without guidance generates N(m, S) from clean conditions and N((1-s)
+m, S + s m m') from perturbed ones, s = noise_std^2/(|c|^2 + noise_std^2). With A = Sigma^(1/2) S Sigma^(1/2) and u =
+Sigma^(1/2) m, the gain W2^2(clean) - W2^2(corrupted) of this training set is
 
     g(s) = s (1-s) ||m||^2 - 2 s m'mu + 2 I(s),
     I(s) = tr (A + s u u')^(1/2) - tr A^(1/2) = (1/2 pi) int_0^inf t^(-1/2) log(1 + s u'(A+t)^-1 u) dt.
 
-The plug-in estimate takes the class's own moments for (mu, Sigma) and draws training sets of n_k Gaussian points: theta(s) =
-E g(s). Training sets come in pairs, m and 2 mu - m with the same S, which cancels the largest part of the noise. It is
-biased, since the sample's mean is longer and its spectrum wider than the population's. The bootstrap says by how much: with
-resampled data in the role of the data, theta becomes theta_b; the bias is about mean(theta_b) - theta, the corrected estimate
-2 theta - mean(theta_b), and the basic interval [2 theta - q_high, 2 theta - q_low] from quantiles of theta_b. The averages
-that make up theta_b are noisy, so the interval is a little too wide. With fewer points than dimensions the
-sample says nothing about directions outside its span, and the estimate is no longer to be trusted.
+The plug-in estimate takes the class's own moments for (mu, Sigma) and draws training sets of n_k Gaussian points:
+theta(s) = E g(s). Training sets come in pairs, m and 2 mu - m with the same S, which cancels the largest part of the
+noise. It is biased, since the sample's mean is longer and its spectrum wider than the population's. The bootstrap
+says by how much: with resampled data in the role of the data, theta becomes theta_b; the bias is about mean(theta_b)
+- theta, the corrected estimate 2 theta - mean(theta_b), and the basic interval [2 theta - q_high, 2 theta - q_low]
+from quantiles of theta_b. The averages that make up theta_b are noisy, so the interval is a little too wide. With
+fewer points than dimensions the sample says nothing about directions outside its span, and the estimate is no longer
+to be trusted.
 
-(Training sets drawn by resampling the points themselves would be simpler, but have rank 0.63 n_k, which exaggerates the gain
-once n_k is below about twice the dimension.) `held_out` assumes none of this: it trains on one half and measures on the other.
+(Training sets drawn by resampling the points themselves would be simpler, but have rank 0.63 n_k, which exaggerates
+the gain once n_k is below about twice the dimension.) `held_out` assumes none of this: it trains on one half and
+measures on the other.
 
 NumPy in float64, one class at a time; not jittable. All randomness comes from the generator that is passed in.
 """
@@ -39,7 +41,8 @@ Moments = tuple[Float[np.ndarray, " r"], Float[np.ndarray, "r r"]]
 def trace_sqrt_gain(
     cov: Float[np.ndarray, "r r"], vectors: Float[np.ndarray, "v r"], s: Float[np.ndarray, " g"]
 ) -> Float[np.ndarray, "v g"]:
-    """I(s) = tr (A + s u u')^(1/2) - tr A^(1/2) >= 0 for A = `cov` (positive semi-definite), each u of `vectors`, each s >= 0.
+    """I(s) = tr (A + s u u')^(1/2) - tr A^(1/2) >= 0 for A = `cov` (positive semi-definite), each u of `vectors`,
+    each s >= 0.
 
     By the integral in the module's text, one eigendecomposition for all; no cancellation. Relative error about 1e-9.
     """
@@ -117,8 +120,8 @@ class Population:
 class Bootstrap:
     """Estimated gains over a grid of s.
 
-    **Fields:** `plain` (g,) is theta; `resampled` (b, g) holds theta_b, one for each resample of the data; `clean` is the
-    plug-in estimate of W2^2 without corruption.
+    **Fields:** `plain` (g,) is theta; `resampled` (b, g) holds theta_b, one for each resample of the data; `clean` is
+    the plug-in estimate of W2^2 without corruption.
     """
 
     plain: Float[np.ndarray, " g"]
@@ -146,8 +149,8 @@ def bootstrap_gain(
 ) -> Bootstrap:
     """Bootstrap of the expected gain for one class from its points.
 
-    theta averages `resamples` mirrored pairs of training sets, each theta_b `training_sets` pairs. Raises `ValueError` unless
-    there are at least 2 resamples and 1 training set.
+    theta averages `resamples` mirrored pairs of training sets, each theta_b `training_sets` pairs. Raises
+    `ValueError` unless there are at least 2 resamples and 1 training set.
     """
     require(resamples >= 2, "resamples", resamples, "at least 2")
     require(training_sets >= 1, "training_sets", training_sets, "at least 1")
@@ -174,7 +177,8 @@ def pooled(bootstraps: Sequence[Bootstrap], weights: Sequence[float]) -> Bootstr
 class HeldOut:
     """One half of a class trains, the other half judges; beside it the same statistic for data that obeys a model.
 
-    All in the coordinates of the points, averaged over random halves (`_observed`) or over draws from the model (`_model`):
+    All in the coordinates of the points, averaged over random halves (`_observed`) or over draws from the model
+    (`_model`):
 
     - `gain`: W2^2(half B, clean from half A) - W2^2(half B, corrupted from half A), at the given s.
     - `clean`: W2^2(half B, clean from half A). `mean`: ||m_A - m_B||^2, the mean's part of it.
@@ -196,8 +200,8 @@ def held_out(
 ) -> HeldOut:
     """Compare one class with a Gaussian model of it; see `HeldOut`. Needs n >= 4.
 
-    Halves overlap from one split to the next, so averages over splits are noisier than their number suggests. A model fitted to
-    these very points is bound to agree more than it should.
+    Halves overlap from one split to the next, so averages over splits are noisier than their number suggests. A model
+    fitted to these very points is bound to agree more than it should.
     """
     n = len(points)
     require(n >= 4, "points", f"{n} points", "at least 4, two for each half")
@@ -232,10 +236,11 @@ def flip_effect(
 ) -> tuple[FlipEffect, ...]:
     """Change of E W2^2(class, generated) for each class when labels flip at ratio eta, without guidance.
 
-    A flipped label becomes another class, drawn by class size; flips are drawn afresh at every use, so the denoiser of class
-    k sees its own points with weight 1 - eta and those of class j with weight eta n_k/(n - n_j), and generates the Gaussian
-    with these mixed moments. Each class is its own population; training sets are `repeats` Gaussian ones, the same with and
-    without flips. Raises `ValueError` for fewer than two classes, eta outside [0, 1], or fewer than 2 repeats.
+    A flipped label becomes another class, drawn by class size; flips are drawn afresh at every use, so the denoiser
+    of class k sees its own points with weight 1 - eta and those of class j with weight eta n_k/(n - n_j), and
+    generates the Gaussian with these mixed moments. Each class is its own population; training sets are `repeats`
+    Gaussian ones, the same with and without flips. Raises `ValueError` for fewer than two classes, eta outside [0,
+    1], or fewer than 2 repeats.
     """
     require(len(classes) >= 2, "classes", len(classes), "at least 2 to flip between")
     require(all(0.0 <= eta <= 1.0 for eta in etas), "eta", tuple(etas), "in [0, 1]")

@@ -1,9 +1,10 @@
 """What to do for *your* data: statistics in, recommendation out.
 
-`prescribe` puts together the class statistics (`theory.whitening`), the advice on condition corruption (`theory.conditions`, for
-two classes or more) and, for images, the advice from their power spectrum (`theory.image_advice`). `Prescription.text` says it
-in words, `to_json` in numbers; `theory.plots` draws it. The prediction is about optimal linear denoisers: for a network it is a
-starting point to be tried, not a promise, and `theory.conditions` holds it against the data so that a reader can judge.
+`prescribe` puts together the class statistics (`theory.whitening`), the advice on condition corruption
+(`theory.conditions`, for two classes or more) and, for images, the advice from their power spectrum
+(`theory.image_advice`). `Prescription.text` says it in words, `to_json` in numbers; `theory.plots` draws it. The
+prediction is about optimal linear denoisers: for a network it is a starting point to be tried, not a promise, and
+`theory.conditions` holds it against the data so that a reader can judge.
 """
 
 import dataclasses
@@ -28,7 +29,8 @@ class Prescription:
     **Fields:**
 
     - `name`, `description`, `n`, `d`, `image_shape`: the data set.
-    - `rank`, `data_rank`, `limited_by`, `discarded`, `total_variance`: the principal components retained, see `Coordinates`.
+    - `rank`, `data_rank`, `limited_by`, `discarded`, `total_variance`: the principal components retained, see
+      `Coordinates`.
     - `classes`: statistics of each class.
     - `conditions`: advice on condition corruption, None with a single class.
     - `images`: advice from the power spectrum, None for plain features.
@@ -53,7 +55,9 @@ class Prescription:
     settings: Settings
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries, lists, numbers and strings; infinity is the string "inf", an undefined number None."""
+        """The same as plain dictionaries, lists, numbers and strings; infinity is the string "inf", an undefined
+        number None.
+        """
         return _plain(dataclasses.asdict(self))
 
     def text(self) -> str:
@@ -113,10 +117,12 @@ def _notes(data: DataSet, coordinates: Coordinates, statistics: tuple[ClassStati
     if few:
         notes.append(
             f"Not more points than the {rank} retained dimensions in class {', '.join(few)}: the clean Gaussian is "
-            "degenerate, its entropy change is undefined, and the plug-in estimate cannot see outside the sample's span."
+            "degenerate, its entropy change undefined, and the plug-in estimate sees nothing outside the sample's span."
         )
     elif flat and data.n_classes > 1:
-        notes.append(f"Class {', '.join(flat)} does not vary along some retained direction: its entropy change is undefined.")
+        notes.append(
+            f"Class {', '.join(flat)} does not vary along some retained direction: its entropy change is undefined."
+        )
     return tuple(notes)
 
 

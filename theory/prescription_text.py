@@ -41,7 +41,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns right-aligned (the first left-aligned), two spaces apart and indented."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
-        "  " + row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        "  "
+        + row[0].ljust(widths[0])
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
         for row in [header, *rows]
     ]
     return "\n".join(lines)
@@ -69,10 +71,10 @@ def _heading(p: "Prescription") -> str:
 def _classes(p: "Prescription") -> str:
     header = ("class", "n", "||m||", "rank", "largest", "smallest", "a", "+-", "eigenvalues", "skew", "kurtosis")
     explanation = (
-        "||m||: distance of the class mean from the global mean; rank, largest and smallest eigenvalue of the class "
-        "covariance, in the data's units. On the retained components, whitened by the pooled within-class covariance: a = "
-        "||mu||^2 (debiased) and its standard error, extreme eigenvalues of the class covariance (the model has 1), rms "
-        "skewness and mean excess kurtosis (a Gaussian has 0)."
+        "||m||: distance of the class mean from the global mean; rank, largest and smallest eigenvalue of the "
+        "class covariance, in the data's units. On the retained components, whitened by the pooled "
+        "within-class covariance: a = ||mu||^2 (debiased) and its standard error, extreme eigenvalues of the "
+        "class covariance (the model has 1), rms skewness and mean excess kurtosis (a Gaussian has 0)."
     )
     return "\n".join(["The classes", table(header, [_class_row(c) for c in p.classes]), _wrap(explanation)])
 
@@ -110,12 +112,13 @@ def _corruption(advice: Conditions, settings: Settings) -> str:
     ]
     header = ("noise_std", "CEP-G", "CEP-U", "dH", "dH here", "gain, whitened", "gain, data units")
     explanation = (
-        f"noise_std: per coordinate, for condition embeddings of norm {number(settings.cond_norm)}; CEP-G, CEP-U: the same as "
-        f"CEP's gamma at d_emb = {settings.d_emb} (times sqrt(d_emb), sqrt(3 d_emb)). dH: expected entropy change in nats for "
-        "N(mu_k, I); dH here: that of the linear model trained on exactly these points. Gain: expected fall of the squared "
-        "2-Wasserstein distance between class and generated Gaussian, averaged over classes; whitened (no units; range from "
-        f"the error of a) and as plug-in estimate in the data's units ({100 * settings.level:g} % bootstrap interval, "
-        f"{settings.resamples} resamples, seed {settings.seed})."
+        f"noise_std: per coordinate, for condition embeddings of norm {number(settings.cond_norm)}; CEP-G, "
+        f"CEP-U: the same as CEP's gamma at d_emb = {settings.d_emb} (times sqrt(d_emb), sqrt(3 d_emb)). dH: "
+        "expected entropy change in nats for N(mu_k, I); dH here: that of the linear model trained on exactly "
+        "these points. Gain: expected fall of the squared 2-Wasserstein distance between class and generated "
+        "Gaussian, averaged over classes; whitened (no units; range from the error of a) and as plug-in "
+        f"estimate in the data's units ({100 * settings.level:g} % bootstrap interval, {settings.resamples} "
+        f"resamples, seed {settings.seed})."
     )
     return "\n".join(
         [
@@ -167,11 +170,14 @@ def _honesty(advice: Conditions) -> str:
     header = ("class", "gain seen", "model", "W2^2 seen", "model", "gain seen", "plug-in", "W2^2 seen", "plug-in")
     rows = [(c.name, *_check_cells(white), *_check_cells(own)) for c, white, own in known]
     explanation = (
-        "First four columns: whitened, against N(mu, I) at the whitened optimum. Last four: data units, against N(m, S) at the "
-        "plug-in optimum; that model was fitted to these very points, so its agreement flatters it. Half as many points "
-        "train here, and the judge is noisy too: compare columns, not with the tables above."
+        "First four columns: whitened, against N(mu, I) at the whitened optimum. Last four: data units, "
+        "against N(m, S) at the plug-in optimum; that model was fitted to these very points, so its agreement "
+        "flatters it. Half as many points train here, and the judge is noisy too: compare columns, not with "
+        "the tables above."
     )
-    return "\n".join([title, table(header, rows), _wrap(explanation), _wrap(_agreement([w for _, w, _ in known], known))])
+    return "\n".join(
+        [title, table(header, rows), _wrap(explanation), _wrap(_agreement([w for _, w, _ in known], known))]
+    )
 
 
 def _check_cells(check: HeldOut) -> tuple[str, ...]:
@@ -184,8 +190,8 @@ def _agreement(white: Sequence[HeldOut], known: Sequence[tuple[ClassAdvice, Held
     seen, model = sum(w.gain_observed for w in white), sum(w.gain_model for w in white)
     ratio = f" (summed over classes, {number(seen / model, 2)} of what the model predicts)" if model > 0 else ""
     return (
-        f"On held-out halves corruption helped {helped} of {len(known)} classes at the whitened optimum{ratio}, and {own} of "
-        f"{len(known)} at the plug-in optimum."
+        f"On held-out halves corruption helped {helped} of {len(known)} classes at the whitened "
+        f"optimum{ratio}, and {own} of {len(known)} at the plug-in optimum."
     )
 
 
@@ -201,8 +207,8 @@ def _flips(advice: Conditions) -> str:
         ("most class", *(number(v) for v in worst)),
     ]
     explanation = (
-        "Symmetric flips to another class by class size, drawn afresh at every use; expected change of W2^2 in the data's "
-        "units, averaged over classes (positive: worse), linear denoisers without guidance."
+        "Symmetric flips to another class by class size, drawn afresh at every use; expected change of W2^2 "
+        "in the data's units, averaged over classes (positive: worse), linear denoisers without guidance."
     )
     return "\n".join(["What label flips would do", table(header, rows), _wrap(explanation)])
 
@@ -217,21 +223,29 @@ def _images(advice: ImageAdvice) -> str:
             f"{number(advice.fit_error, 2)} (rms, in log D); the paths are computed on this fit."
         )
     rows = [
-        (p.name, number(p.length, 4), f"{p.length / p.geodesic:.3f}", number(p.kl), number(p.kl_reverse), number(p.wasserstein2))
+        (
+            p.name,
+            number(p.length, 4),
+            f"{p.length / p.geodesic:.3f}",
+            number(p.kl),
+            number(p.kl_reverse),
+            number(p.wasserstein2),
+        )
         for p in advice.paths
     ]
     header = ("path", "length", "/ geodesic", "KL(gen||data)", "KL(data||gen)", "W2")
     explanation = (
-        f"Fisher-Rao length, and its ratio to the distance between the path's own end points; error of {advice.sampler} with "
-        f"{advice.steps} uniform steps on Gaussian data with this spectrum (nats and data units, per image and channel), "
-        "started from the exact law at t = 1. Least KL(gen||data): "
+        "Fisher-Rao length, and its ratio to the distance between the path's own end points; error of "
+        f"{advice.sampler} with {advice.steps} uniform steps on Gaussian data with this spectrum (nats and "
+        "data units, per image and channel), started from the exact law at t = 1. Least KL(gen||data): "
         f"{min(advice.paths, key=lambda p: p.kl).name}."
     )
     blur = advice.blur
     gate = (
-        f"Images blurred by {number(blur.blur_std)} pixels may train noise levels above sigma_min = {number(blur.sigma_min)} "
-        f"(data units; ideal classifier reaches tau = {number(blur.tau)}, stationary Gaussian images, one channel). Real images "
-        "differ from blurred ones in more than their spectrum, so a trained classifier will ask for more."
+        f"Images blurred with a standard deviation of {number(blur.blur_std)} px may train noise levels above "
+        f"sigma_min = {number(blur.sigma_min)} (data units; ideal classifier reaches tau = {number(blur.tau)}, "
+        "stationary Gaussian images, one channel). Real images differ from blurred ones in more than their "
+        "spectrum, so a trained classifier will ask for more."
     )
     title = f"Images, {height} x {width}: spectrum, paths and blur"
     return "\n".join([title, _wrap(fit), table(header, rows), _wrap(explanation), _wrap(gate)])

@@ -16,7 +16,8 @@ class Settings:
 
     - `retain`: fraction of the variance that the principal components keep, in (0, 1].
     - `noise_std`: corruption strengths to tabulate, per coordinate of the condition embedding, each finite and >= 0.
-    - `cond_norm`: norm of a clean condition embedding, > 0. `d_emb`: its dimension, >= 1; both convert noise_std to CEP's gamma.
+    - `cond_norm`: norm of a clean condition embedding, > 0. `d_emb`: its dimension, >= 1; both convert noise_std to
+      CEP's gamma.
     - `eta`: ratios of flipped labels to tabulate, each in [0, 1].
     - `sampler`, `steps`: how the paths are sampled (a name in `theory.discretisation.SAMPLERS`; at least 2 steps).
     - `blur_std`: the blur, in pixels, whose sigma_min is wanted, >= 0. `tau`: the classifier's threshold, in (0, 1/2).

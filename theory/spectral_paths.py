@@ -233,7 +233,7 @@ class Heat(SpectralPath):
         """The powers, with one time for all frequencies or one for each."""
         noise, clean = jnp.sin(math.pi / 2 * t) ** 2, jnp.sin(math.pi / 2 * (1 - t)) ** 2
         dissipation = self.laplacian * (self.blur_max * noise) ** 2 / 2
-        kept = 1 + (1 - self.d_min) * jnp.expm1(-dissipation)
+        kept = jnp.exp(-dissipation) - self.d_min * jnp.expm1(-dissipation)
         signal = clean * kept**2
         return signal, jnp.broadcast_to(noise, signal.shape).astype(signal.dtype)
 

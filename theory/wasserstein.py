@@ -44,10 +44,10 @@ def wasserstein2_1d_samples(
     x_weights: Float[ArrayLike, " n"] | None = None,
     y_weights: Float[ArrayLike, " m"] | None = None,
 ) -> float:
-    """The exact 2-Wasserstein distance (not squared) of two weighted samples on the line; NumPy, float64, not traceable.
+    """The exact 2-Wasserstein distance (not squared) of two weighted samples on the line; NumPy, float64, not traced.
 
-    Weights default to equal ones; they are >= 0 and are scaled to sum 1. Raises `TypeError` unless float64, `ValueError`
-    for empty samples, shapes that do not fit, non-finite values, negative weights or weights of sum 0.
+    Weights default to equal ones; they are >= 0 and are scaled to sum 1. Raises `TypeError` unless float64,
+    `ValueError` for empty samples, shapes that do not fit, non-finite values, negative weights or weights of sum 0.
     """
     xs, x_ends = _sorted("x", x, x_weights)
     ys, y_ends = _sorted("y", y, y_weights)
@@ -144,7 +144,7 @@ def _integrate(
 
 
 def _quantile_function(name: str, law: Law) -> Callable[[Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]:
-    """F⁻¹∘Φ of a law on the line. At score z it lies between the components' own m_k + σ_k z, which brackets the root."""
+    """F⁻¹∘Φ of a law on the line. At score z it is between the components' m_k + σ_k z, which brackets the root."""
     require(law.dim == 1, name, f"dimension {law.dim}", "of dimension 1")
     weights, means, stds = _line_parts(name, law)
     if len(weights) == 1:

@@ -1,12 +1,14 @@
 """Principal coordinates, whitening and class statistics: how real data is brought near the model N(mu_k, I).
 
-Notation. Points x_i in R^d with classes y_i, global mean c. Principal coordinates are p = Q (x - c), with the r leading principal
-components of all points as rows of Q (orthonormal, so lengths and W2 keep their units). The pooled within-class covariance there
-is P = sum_k n_k S_k / nu, nu = n - K, with S_k the biased covariance of class k. Whitened coordinates are z = P^(-1/2) p: classes
-have covariance I on average, and the model of the papers, N(mu_k, I), is as near as one linear map can bring it.
+Notation. Points x_i in R^d with classes y_i, global mean c. Principal coordinates are p = Q (x - c), with the r
+leading principal components of all points as rows of Q (orthonormal, so lengths and W2 keep their units). The pooled
+within-class covariance there is P = sum_k n_k S_k / nu, nu = n - K, with S_k the biased covariance of class k.
+Whitened coordinates are z = P^(-1/2) p: classes have covariance I on average, and the model of the papers, N(mu_k,
+I), is as near as one linear map can bring it.
 
-The plain estimate ||m_k||^2 of a_k = ||mu_k||^2 is too large, by noise in m_k and in P. With W ~ Wishart(I, nu)/nu one has
-E v' W^-1 v = ||v||^2 nu / (nu - r - 1), and E ||m_k - mu_k||^2 = r (1/n_k - 1/n), hence the estimate used here,
+The plain estimate ||m_k||^2 of a_k = ||mu_k||^2 is too large, by noise in m_k and in P. With W ~ Wishart(I, nu)/nu
+one has E v' W^-1 v = ||v||^2 nu / (nu - r - 1), and E ||m_k - mu_k||^2 = r (1/n_k - 1/n), hence the estimate used
+here,
 
     a_k = max(0, (nu - r - 1)/nu ||m_k||^2 - r (1/n_k - 1/n)),
 
@@ -24,7 +26,9 @@ from theory.data import DataError, DataSet
 WHITEN_CONDITION = 1e8
 """Directions in which classes vary less than the widest one by more than this (in variance) are not whitened."""
 RANK_TOLERANCE = 1e-10
-"""An eigenvalue counts towards a rank if it exceeds this fraction of the largest (squares of rounding: 1e-16 sqrt(n d))."""
+"""An eigenvalue counts towards a rank if it exceeds this fraction of the largest (squares of rounding: 1e-16 sqrt(n
+d)).
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +70,8 @@ def principal_coordinates(data: DataSet, *, retain: float = 0.99) -> Coordinates
     """The fewest principal components that keep `retain` (in (0, 1]) of the variance, and the whitening on them.
 
     Fewer are kept where the pooled within-class covariance would be singular on them (condition number above
-    `WHITEN_CONDITION`). Raises `DataError` if the points do not vary, or not within classes; `ValueError` for a bad `retain`.
+    `WHITEN_CONDITION`). Raises `DataError` if the points do not vary, or not within classes; `ValueError` for a bad
+    `retain`.
     """
     require(0.0 < retain <= 1.0, "retain", retain, "a fraction of the variance in (0, 1]")
     centre = data.features.mean(axis=0)
@@ -145,8 +150,10 @@ class ClassStatistics:
 
     - `name`, `n`: class and number of points. `weight`: n_k / n.
     - `mean_norm`: ||m_k - c||, in the data's units, over all d coordinates.
-    - `spectrum`: non-zero eigenvalues of the biased class covariance over all d coordinates, falling; `rank`: their number.
-    - `mean_square`, `mean_square_error`: the estimate of a_k = ||mu_k||^2 in whitened coordinates and its standard error.
+    - `spectrum`: non-zero eigenvalues of the biased class covariance over all d coordinates, falling; `rank`: their
+      number.
+    - `mean_square`, `mean_square_error`: the estimate of a_k = ||mu_k||^2 in whitened coordinates and its standard
+      error.
     - `whitened_extremes`: smallest and largest eigenvalue of the class covariance in whitened coordinates.
     - `skewness`: root mean square over the whitened coordinates; `kurtosis`: mean excess over them (Gaussian: both 0).
     """
@@ -206,7 +213,8 @@ def _one_class(
 def debiased_mean_square(plain: float, n_class: int, n: int, rank: int, freedom: int) -> tuple[float, float]:
     """Estimate of a = ||mu_k||^2 in whitened coordinates from the plain ||m_k||^2, and its standard error.
 
-    The formulas are in the module's text. Where nu <= r + 1 the inverse Wishart mean does not exist and its factor is left out.
+    The formulas are in the module's text. Where nu <= r + 1 the inverse Wishart mean does not exist and its factor is
+    left out.
     """
     factor = (freedom - rank - 1) / freedom if freedom > rank + 1 else 1.0
     noise = rank * (1.0 / n_class - 1.0 / n)

@@ -7,9 +7,8 @@ reverse flow (`theory.claims._flow`). Tolerances follow from ε, d, the conditio
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +18,7 @@ from scipy.linalg import lstsq
 from theory import linear
 from theory.claims import _linear_proofs as proofs
 from theory.claims._flow import STEP_ERROR, STOP, linear_shrink, reverse_flow
-from theory.claims.cases import covariance, direction, eigenvalues, rotation
+from theory.claims.cases import direction, eigenvalues, rotation
 from theory.claims.claim import (
     DIMENSIONS,
     Case,
@@ -52,16 +51,41 @@ MOMENTS: Mapping[str, Any] = {
 NOISE: Mapping[str, Any] = {"noise_std": Reals(0.0, 10.0), "cond_norm": Reals(0.1, 10.0, log=True)}
 TIME = Reals(0.01, 50.0, log=True)
 
-_optimum = jax.jit(linear.optimal_denoiser)
+
+@jax.jit
+def _optimum(m: Array, S: Array, noise_std: Array, cond_norm: Array, r: Array, sigma: Array) -> tuple[Array, ...]:
+    """The library's W, V c and minimum loss for one class."""
+    best = linear.optimal_denoiser(m, S, linear.condition_noise_ratio(noise_std, cond_norm), r, sigma)
+    return best.weight, best.bias, best.loss
+
+
 _shared = jax.jit(linear.shared_denoiser)
 _trace_gain = jax.jit(linear.trace_root_gain)
 
 
-def _moments(case: Case) -> tuple[Vector, Square]:
-    """m and S; `zeros` of S's eigenvalues vanish."""
+class Moments(NamedTuple):
+    """m, S, a factor L with L Lᵀ = S, and the least and the largest eigenvalue of S."""
+
+    mean: Vector
+    cov: Square
+    factor: Square
+    low: float
+    high: float
+
+
+def _moments(case: Case) -> Moments:
+    """The class's moments; `zeros` of S's eigenvalues vanish."""
     d, seed = case["d"], case["seed"]
-    S = case["scale"] * covariance(d, case["condition"], seed, max(d - case["zeros"], 0))
-    return case["mean_norm"] * direction(d, seed), S
+    values = case["scale"] * eigenvalues(d, case["condition"], seed, max(d - case["zeros"], 0))
+    factor = rotation(d, seed) * np.sqrt(values)
+    mean = case["mean_norm"] * direction(d, seed)
+    return Moments(mean, factor @ factor.T, factor, float(values[-1]), float(values[0]))
+
+
+def _ratio(case: Case) -> float:
+    """s from its definition."""
+    noise, norm = case.get("noise_std", 0.0), case.get("cond_norm", 1.0)
+    return float(noise**2 / (norm**2 + noise**2))
 
 
 def _gains(case: Case) -> tuple[float, float]:
@@ -93,60 +117,67 @@ def _least_squares(rows: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, f
     """Θᵀ of least norm and the least sum of squares. Columns are scaled to norm 1 first, which least squares does not mind."""
     scale = np.linalg.norm(rows, axis=0)
     scale = np.where(scale > 0, scale, 1.0)
-    theta = lstsq(rows / scale, targets, lapack_driver="gelsy", check_finite=False)[0] / scale[:, None]
+    theta = lstsq(rows / scale, targets, cond=1e-12, lapack_driver="gelsy", check_finite=False)[0] / scale[:, None]
     return theta, float(np.sum((rows @ theta - targets) ** 2))
 
 
-def _one_class(case: Case, noise_std: float) -> tuple[np.ndarray, np.ndarray, float]:
+def _one_class(case: Case, moments: Moments) -> tuple[np.ndarray, np.ndarray, float]:
     """W, V c and the minimum loss by least squares, for one class and a code of dimension 1."""
-    m, S = _moments(case)
-    r, sigma = _gains(case)
-    code = case.get("cond_norm", 1.0)
-    rows, targets = _design(np.ones(1), m[None], _root(S)[None], np.array([[code]]), noise_std, r, sigma)
-    theta, loss = _least_squares(rows, targets)
-    d = case["d"]
+    code, d = case.get("cond_norm", 1.0), case["d"]
+    theta, loss = _least_squares(*_one_class_design(case, moments))
     return theta[:d].T, theta[d] * code, loss
 
 
-def _weight_tolerance(case: Case, S: Square, m: Vector) -> float:
-    """Bound on the rounding in W of both routes.
+def _one_class_design(case: Case, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+    code = np.array([[case.get("cond_norm", 1.0)]])
+    return _design(
+        np.ones(1), moments.mean[None], moments.factor.T[None], code, case.get("noise_std", 0.0), *_gains(case)
+    )
+
+
+def _weight_tolerance(case: Case, low: float, high: float) -> float:
+    """Bound on the rounding in W of both routes, for S with eigenvalues in [`low`, `high`].
 
     A backward error ε d in the rows F changes A by ε d |F|², hence W = σ A⁻¹ by ε d σ |F|²/λ², λ the least eigenvalue of A, and (through the
     residual, at most √d) by ε d √d |F|/λ; |F|² <= σ² + r² (|S| + |m|²) as the mean's row is not yet separated. Factor 16 for both routes.
     """
     r, sigma = _gains(case)
     d = case["d"]
-    values = np.linalg.eigvalsh(S)
-    low = sigma**2 + r**2 * max(values[0], 0.0)
-    size = sigma**2 + r**2 * (values[-1] + m @ m)
-    return float(16 * d * EPS * (sigma * size / low**2 + np.sqrt(d * size) / low))
+    least = sigma**2 + r**2 * low
+    size = _size(case, high)
+    return float(16 * d * EPS * (sigma * size / least**2 + np.sqrt(d * size) / least))
+
+
+def _size(case: Case, high: float) -> float:
+    """σ² + r² (|S| + |m|²)."""
+    r, sigma = _gains(case)
+    return float(sigma**2 + r**2 * (high + case["mean_norm"] ** 2))
 
 
 def _check_optimum(case: Case) -> Outcome:
     """The library's W and V c against least squares."""
-    m, S = _moments(case)
-    noise_std, r, sigma = case.get("noise_std", 0.0), *_gains(case)
-    s = np.asarray(linear.condition_noise_ratio(noise_std, case.get("cond_norm", 1.0)))
-    best = _optimum(m, S, s, r, sigma)
-    W, bias, _ = _one_class(case, noise_std)
-    tolerance = _weight_tolerance(case, S, m)
-    size = np.sqrt(sigma**2 + r**2 * (np.linalg.norm(S, 2) + m @ m))
+    moments = _moments(case)
+    m, S = moments.mean, moments.cov
+    weight, bias, _ = _optimum(m, S, case.get("noise_std", 0.0), case.get("cond_norm", 1.0), *_gains(case))
+    W, b, _ = _one_class(case, moments)
+    tolerance = _weight_tolerance(case, moments.low, moments.high)
+    size = np.sqrt(_size(case, moments.high))
     return worst(
-        identity(best.weight, W, tolerance=tolerance, mean=m, cov=S),
-        identity(best.bias, bias, tolerance=2 * size * tolerance, mean=m, cov=S),
+        identity(weight, W, tolerance=tolerance, mean=m, cov=S),
+        identity(bias, b, tolerance=2 * size * tolerance, mean=m, cov=S),
     )
 
 
 def _check_score(case: Case) -> Outcome:
     """The optimum, and -ε̂/σ against the gradient of the log-density of the noised data."""
-    m, S = _moments(case)
+    moments = _moments(case)
     r, sigma = _gains(case)
     x = direction(case["d"], case["seed"] + 1)
-    score, gradient = _scores(m, S, r, sigma, x)
-    low = sigma**2 + r**2 * max(np.linalg.eigvalsh(S)[0], 0.0)
-    size = (sigma**2 + r**2 * np.linalg.norm(S, 2)) / low
+    score, gradient = _scores(moments.mean, moments.cov, r, sigma, x)
+    low = sigma**2 + r**2 * moments.low
+    condition = (sigma**2 + r**2 * moments.high) / low
     # A Cholesky solve is off by ε d times the condition number, relative to |A⁻¹| |x - r m|; factor 16 as above.
-    tolerance = 16 * case["d"] * EPS * size / low * (1 + r * case["mean_norm"])
+    tolerance = 16 * case["d"] * EPS * condition / low * (1 + r * case["mean_norm"])
     return worst(_check_optimum(case), identity(score, gradient, tolerance=tolerance))
 
 
@@ -159,29 +190,29 @@ def _scores(m: Array, S: Array, r: Array, sigma: Array, x: Array) -> tuple[Array
 
 def _check_printed_optimum(case: Case) -> Outcome:
     """Lemma 2 as printed: is the loss at its W, V c (V of least norm) as small as the least?"""
-    m, S = _moments(case)
+    moments = _moments(case)
+    m, S = moments.mean, moments.cov
     (r, sigma), gamma, d = _gains(case), case["noise_std"], case["d"]
     g = gamma**2 / (1 + gamma**2)
     W = sigma * np.linalg.inv(sigma**2 * np.eye(d) + r**2 * (S + g * (m @ m) * np.eye(d)))
     bias = -r * W @ m / (1 + gamma**2)
-    rows, targets = _design(np.ones(1), m[None], _root(S)[None], np.ones((1, 1)), gamma, r, sigma)
+    rows, targets = _one_class_design(case, moments)
     printed = float(np.sum((rows @ np.hstack([W, bias[:, None]]).T - targets) ** 2))
-    exact, _, least = _one_class(case, gamma)
-    tolerance = 64 * d * EPS * d  # both losses are sums of squares of at most d in all
+    exact, _, least = _one_class(case, moments)
+    tolerance = 64 * d**2 * EPS  # both losses are sums of squares of at most d in all
     numbers = {"mean": m, "cov": S, "signal_square": r**2, "printed_weight": W, "least_squares_weight": exact}
     return at_most(printed, least, tolerance=tolerance, printed_loss=printed, least_loss=least, **numbers)
 
 
 def _check_loss(case: Case) -> Outcome:
     """The minimum loss against the sum of squares that least squares leaves."""
-    m, S = _moments(case)
-    s = np.asarray(linear.condition_noise_ratio(case["noise_std"], case["cond_norm"]))
-    best = _optimum(m, S, s, *_gains(case))
-    _, _, least = _one_class(case, case["noise_std"])
+    moments = _moments(case)
+    *_, loss = _optimum(moments.mean, moments.cov, case["noise_std"], case["cond_norm"], *_gains(case))
+    _, _, least = _one_class(case, moments)
     # An error in Θ changes the least sum of squares only in second order; what is left is rounding in a sum of squares <= d, and
     # that of A⁻¹ (relative ε d times the condition number, of a trace <= d).
-    tolerance = 64 * case["d"] ** 2 * EPS + _weight_tolerance(case, S, m)
-    return identity(best.loss, least, tolerance=tolerance)
+    tolerance = 64 * case["d"] ** 2 * EPS + _weight_tolerance(case, moments.low, moments.high)
+    return identity(loss, least, tolerance=tolerance)
 
 
 def _check_shared(case: Case) -> Outcome:
@@ -190,18 +221,16 @@ def _check_shared(case: Case) -> Outcome:
     drawn = np.random.default_rng([seed, 7]).dirichlet(np.ones(k)) if seed else np.ones(k)
     weights = np.where(np.arange(k) < case["classes"], drawn, 0.0)  # always four, some of weight 0: one program per d
     weights /= np.sum(weights)
-    covs = np.stack([_moments({**case, "seed": seed + j})[1] for j in range(k)])
-    means = np.stack([_moments({**case, "seed": seed + j})[0] for j in range(k)])
+    classes = [_moments({**case, "seed": seed + j}) for j in range(k)]
+    means, covs, factors = (np.stack(x) for x in list(zip(*classes, strict=True))[:3])
     r, sigma = _gains(case)
     codes, gamma = rotation(k, seed), case["noise_std"]
     best = _shared(weights, means, covs, codes, gamma, r, sigma)
-    roots = np.stack([_root(c) for c in covs])
-    theta, least = _least_squares(*_design(weights, means, roots, codes, gamma, r, sigma))
+    theta, least = _least_squares(*_design(weights, means, np.swapaxes(factors, 1, 2), codes, gamma, r, sigma))
     share = gamma**2 / np.where(weights > 0, weights + gamma**2, 1.0)
-    added = (means.T * (weights * share)) @ means
-    pooled = np.einsum("k,kij->ij", weights, covs)
-    A = sigma**2 * np.eye(d) + r**2 * (pooled + added)
-    tolerance = _weight_tolerance(case, pooled, case["mean_norm"] * np.ones(1))
+    S_c = np.einsum("k,kij->ij", weights, covs) + (means.T * (weights * share)) @ means
+    A = sigma**2 * np.eye(d) + r**2 * S_c
+    tolerance = _weight_tolerance(case, 0.0, classes[0].high)
     return worst(
         identity(best.weight, theta[:d].T, tolerance=tolerance),
         identity(sigma * np.linalg.inv(A), theta[:d].T, tolerance=tolerance, means=means, weights=weights),
@@ -209,9 +238,12 @@ def _check_shared(case: Case) -> Outcome:
     )
 
 
-@eqx.filter_jit
-def _generate(m: Array, S: Array, s: Array, T: Array, probes: Array) -> tuple[Array, Array, Array]:
+@jax.jit
+def _generate(
+    m: Array, S: Array, noise_std: Array, cond_norm: Array, T: Array, probes: Array
+) -> tuple[Array, Array, Array]:
     """Generated mean and covariance by the library, and the flow's end for 0 and for each probe."""
+    s = linear.condition_noise_ratio(noise_std, cond_norm)
     law = linear.generated(m, S, s, T)
     moments = linear.corrupted_moments(m, S, s)
     denoiser = linear.PathDenoiser(moments.mean[None], moments.cov[None], OrnsteinUhlenbeck(T))
@@ -228,48 +260,57 @@ def _probes(d: int, seed: int) -> np.ndarray:
     return np.linalg.qr(np.random.default_rng([seed, 8]).standard_normal((d, 3)))[0].T
 
 
-def _flow_tolerance(case: Case, m: Vector, cov: Square) -> float:
-    """Bound on the difference of two routes to Cov^½ times a unit vector, and to the mean per unit of |m|.
+def _flow_tolerance(case: Case, moments: Moments) -> float:
+    """Bound on the difference of two routes to Cov^½ times a unit vector plus the mean.
 
-    Rounding moves S_c by δ = 8 ε d |S_c|, Cov by up to δ/(1 - e^(-2T)), its root by √ of that (singular S_c) or half of it over the least
-    root. The integrator adds STEP_ERROR relative to |S_c|^½ (at least 1), and STOP for the last stretch.
+    Rounding moves S_c by δ = 8 ε d |S_c|, Cov by up to δ/(1 - e^(-2T)), its root by √ of that (singular S_c) or that over the least
+    root. The integrator adds STEP_ERROR relative to |S_c|^½ (at least 1), and STOP for the last stretch; the mean is moved |m| times as much.
     """
-    norm = np.linalg.norm(cov, 2)
-    moved = 8 * case["d"] * EPS * norm / -np.expm1(-2 * case["horizon"])
-    low = max(np.linalg.eigvalsh(cov)[0], 1e-300)
-    rounding = min(np.sqrt(moved), moved / np.sqrt(low))
-    return float(rounding + (STEP_ERROR + STOP) * max(1.0, np.sqrt(norm)))
+    norm, noise2, decay = (
+        moments.high + case["mean_norm"] ** 2,
+        -np.expm1(-2 * case["horizon"]),
+        np.exp(-2 * case["horizon"]),
+    )
+    moved = 8 * case["d"] * EPS * norm / noise2
+    least = max(moments.low / (noise2 + decay * moments.low), 1e-300)
+    rounding = min(np.sqrt(moved), moved / np.sqrt(least))
+    return float(rounding + (STEP_ERROR + STOP) * max(1.0, np.sqrt(norm))) * (1 + case["mean_norm"])
+
+
+def _flow_ends(case: Case, moments: Moments, probes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    noise, norm = case.get("noise_std", 0.0), case.get("cond_norm", 1.0)
+    ends = _generate(moments.mean, moments.cov, noise, norm, case["horizon"], probes)
+    mean, cov, flow = (np.asarray(x) for x in ends)
+    return mean, cov, flow
 
 
 def _check_generation(case: Case) -> Outcome:
     """The library's Gaussian against the integrated flow: mean, and Cov^½ (the flow's matrix is symmetric) along the probes."""
-    m, S = _moments(case)
-    s = np.asarray(linear.condition_noise_ratio(case.get("noise_std", 0.0), case.get("cond_norm", 1.0)))
+    moments = _moments(case)
     probes = _probes(case["d"], case["seed"])
-    mean, cov, ends = (np.asarray(x) for x in _generate(m, S, s, case["horizon"], probes))
-    tolerance = _flow_tolerance(case, m, S + s * np.outer(m, m))
+    mean, cov, ends = _flow_ends(case, moments, probes)
+    tolerance = _flow_tolerance(case, moments)
     return worst(
-        identity(mean, ends[0], tolerance=tolerance * (1 + case["mean_norm"])),
-        identity(probes @ _root(cov), ends[1:] - ends[0], tolerance=tolerance * (1 + case["mean_norm"])),
+        identity(mean, ends[0], tolerance=tolerance),
+        identity(probes @ _root(cov), ends[1:] - ends[0], tolerance=tolerance),
     )
 
 
 def _check_printed_generation(case: Case) -> Outcome:
     """Lemma 4 as printed against the integrated flow of the optimum."""
-    m, S = _moments(case)
-    s = np.asarray(linear.condition_noise_ratio(case["noise_std"]))
+    moments = _moments(case)
+    m, S = moments.mean, moments.cov
     probes = _probes(case["d"], case["seed"])
-    _, _, ends = _generate(m, S, s, case["horizon"], probes)
-    lam, basis = np.linalg.eigh(S + s * (m @ m) * np.eye(case["d"]))
+    _, _, ends = _flow_ends(case, moments, probes)
+    lam, basis = np.linalg.eigh(S + _ratio(case) * (m @ m) * np.eye(case["d"]))
     lam, decay = np.maximum(lam, 0.0), np.exp(-2 * case["horizon"])
     variance = lam / (1 + (lam - 1) * decay)
-    root = (basis * np.sqrt(variance)) @ basis.T
-    moved = np.asarray(ends)[1:] - np.asarray(ends)[0]
-    tolerance = _flow_tolerance(case, m, S + s * np.outer(m, m)) * (1 + case["mean_norm"])
-    numbers = {"mean": m, "cov": S, "printed_cov": (basis * variance) @ basis.T}
+    printed = (basis * variance) @ basis.T
+    moved = ends[1:] - ends[0]
+    numbers = {"mean": m, "cov": S, "printed_cov": printed}
     if case["d"] <= 3:
         numbers["generated_cov"] = moved.T @ moved
-    return identity(probes @ root, moved, tolerance=tolerance, **numbers)
+    return identity(probes @ _root(printed), moved, tolerance=_flow_tolerance(case, moments), **numbers)
 
 
 GUIDED: Mapping[str, Any] = {
@@ -354,7 +395,7 @@ def _check_tilted(case: Case) -> Outcome:
 
 def _check_trace(case: Case) -> Outcome:
     """The integral (`trace_root_gain`) against eigenvalues of both matrices."""
-    m, S = _moments(case)
+    m, S, *_ = _moments(case)
     s = case["ratio"]
     both = np.stack([S + s * np.outer(m, m), S])
     values = np.maximum(np.linalg.eigvalsh(both), 0.0)

@@ -18,6 +18,7 @@ from theory.claims.claim import (
     Domain,
     Integers,
     Outcome,
+    Parameter,
     Reals,
     Seeds,
     at_most,
@@ -139,7 +140,7 @@ def _check_small_n(case: Case) -> Outcome:
     return agree(pair_means(samples), null_space_slope(n, d, a), bias=bias)
 
 
-_SIZES = {"n": Integers(2, 10_000, log=True), "d": DIMENSIONS}
+_SIZES: dict[str, Parameter] = {"n": Integers(2, 10_000, log=True), "d": DIMENSIONS}
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -261,7 +262,8 @@ CLAIMS: tuple[Claim, ...] = (
         title="With no more points than dimensions the gain is linear in the noise's standard deviation",
         printed="independent derivation",
         statement=(
-            "For $n \\le d$: $G = 2 \\gamma E||P m|| + O(\\gamma^2)$, $P$ the projection on the null space of $S$, with "
+            "For $n \\le d$: $G = 2 \\gamma E||P m|| + O(\\gamma^2)$, $P$ the projection on the null space of $S$, "
+            "with "
             "$E||P m||$ in closed form."
         ),
         kind="expectation",

@@ -19,6 +19,7 @@ from theory.claims.claim import (
     Domain,
     Integers,
     Outcome,
+    Parameter,
     Reals,
     Seeds,
     Step,
@@ -145,8 +146,8 @@ def _check_gap_order(case: Case) -> Outcome:
     return worst(*outcomes)
 
 
-_SIZES = {"n": Integers(2, 10_000, log=True), "d": DIMENSIONS}
-_STRENGTHS = {"mean_square": Reals(0.0, 10.0), "noise_std": Reals(0.0, 10.0, log=True)}
+_SIZES: dict[str, Parameter] = {"n": Integers(2, 10_000, log=True), "d": DIMENSIONS}
+_STRENGTHS: dict[str, Parameter] = {"mean_square": Reals(0.0, 10.0), "noise_std": Reals(0.0, 10.0, log=True)}
 
 
 def _more_points_than_dimensions(case: Case) -> bool:
@@ -196,7 +197,8 @@ _ENTROPY = [
         corrected_by="SC-T1*",
         remark=(
             "By hand, for one training set: $S = I$ and $m = e_1$ in any dimension give the gap $\\frac12 \\log(1+s)$, "
-            "whatever $d$. The factor 4 is not the point: the ratio to $\\gamma^2 d$ falls like $1/d$, below any constant."
+            "whatever $d$. The factor 4 is not the point: the ratio to $\\gamma^2 d$ falls like $1/d$, below any "
+            "constant."
         ),
     ),
     Claim(
@@ -205,8 +207,9 @@ _ENTROPY = [
         printed="corrects theorems 1 and 3 of arXiv:2405.20494",
         statement=(
             "For $n > d$, $s = \\gamma^2/(1+\\gamma^2)$, $a = ||\\mu||^2$: the gap is $\\frac12 \\log(1 + s q)$, "
-            "$q = m^T S^{-1} m \\sim \\chi'^2_d(n a)/\\chi^2_{n-d}$, with mean $\\frac12 \\int_0^\\infty (1+2u)^{-(n-d)/2} "
-            "[1 - (1+2su)^{-d/2} e^{-n a s u/(1+2su)}] \\frac{du}{u}$: $\\Theta(\\gamma^2)$, with no factor $d$."
+            "$q = m^T S^{-1} m \\sim \\chi'^2_d(n a)/\\chi^2_{n-d}$, with mean $\\frac12 \\int_0^\\infty "
+            "(1+2u)^{-(n-d)/2} [1 - (1+2su)^{-d/2} e^{-n a s u/(1+2su)}] \\frac{du}{u}$: $\\Theta(\\gamma^2)$, with "
+            "no factor $d$."
         ),
         kind="expectation",
         domain=Domain(
@@ -216,7 +219,7 @@ _ENTROPY = [
         method="log-determinants of simulated training sets (Bartlett) against the integral",
         expected="proved",
         proof=_prove_gap_integral,
-        proof_scope="determinants for d = 1, 2, 3; the law of q is Hotelling's, taken as known; the rest for every n > d",
+        proof_scope="determinants for d = 1, 2, 3; q's law is Hotelling's, taken as known; the rest for every n > d",
         cases=30,
     ),
     Claim(
@@ -224,9 +227,10 @@ _ENTROPY = [
         title="The entropy gap is of order gamma squared, between explicit bounds",
         printed="independent derivation; makes SC-T1* a rate",
         statement=(
-            "With $x = s (n a + d)/(n - d)$ and $v = 2(d + 2 n a)/(n a + d)^2$: $\\frac{x}{2 (1 + x (1 + v))} \\le E\\,gap \\le "
-            "\\frac12 \\log(1 + x \\frac{n-d}{n-d-2})$, the upper bound for $n > d + 2$; and $E\\,gap = s \\frac{n a + d}"
-            "{2 (n-d-2)}$ up to $\\frac14 s^2 E q^2$, for $n > d + 4$."
+            "With $x = s (n a + d)/(n - d)$, $v = 2(d + 2 n a)/(n a + d)^2$: $\\frac{x}{2 (1 + x (1 + v))} \\le "
+            "E\\,gap "
+            "\\le \\frac12 \\log(1 + x \\frac{n-d}{n-d-2})$, the upper bound for $n > d + 2$; and $E\\,gap = "
+            "s \\frac{n a + d}{2 (n-d-2)}$ up to $\\frac14 s^2 E q^2$, for $n > d + 4$."
         ),
         kind="inequality",
         domain=Domain({**_SIZES, **_STRENGTHS}, _more_points_than_dimensions, "n > d"),
