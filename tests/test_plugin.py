@@ -55,7 +55,7 @@ def test_trace_gain_is_the_difference_of_traces(r, exponent, seed):
         ]
         for u in vectors
     ]
-    # roots of eigenvalues >= 1e-6, known to eps * 10: errors below 10 * 2.2e-16 / (2 * 1e-3), five of them; rule 1e-9 relative
+    # eigenvalues >= 1e-6 known to 10 eps: five roots off by 10 * 2.2e-16 / (2 * 1e-3); the rule by 1e-9
     np.testing.assert_allclose(trace_sqrt_gain(cov, vectors, S), direct, atol=1e-11, rtol=1e-8)
 
 
@@ -82,7 +82,7 @@ def test_training_sets_have_the_moments_of_points():
     p, n, repeats = population(rng, 3), 7, 4000
     means, covs = zip(*(p.training_set(n, rng) for _ in range(repeats)), strict=True)
     sigma = p.root @ p.root
-    # standard errors: sqrt(sigma_ii / n / repeats) <= 1 / sqrt(28000) = 0.006, and entries of S vary by at most sqrt(2/n)
+    # standard errors: sqrt(sigma_ii / n / repeats) <= 1 / sqrt(28000) = 0.006; entries of S vary by at most sqrt(2/n)
     np.testing.assert_allclose(np.mean(means, axis=0), p.mean, atol=5 * 0.006)
     np.testing.assert_allclose(np.mean(covs, axis=0), (n - 1) / n * sigma, atol=5 * np.sqrt(2 / n / repeats))
     np.testing.assert_allclose(np.cov(np.array(means).T), sigma / n, atol=5 * np.sqrt(2 / repeats) / n)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import gamma
 
 from tests.strategies import covariances
+from theory.claims.cases import direction
 from theory.wishart import (
     _chi_squares,
     _resolvent,
@@ -132,6 +133,22 @@ def test_small_rank_one_changes_keep_their_digits(cov, s, seed):
     second = s**2 / 8 * float(m @ m) ** 2 / values[0] ** 1.5
     added = rank_one_root_trace(m, cov, s)
     assert first - second - 1e-8 * first <= added <= first * (1 + 1e-8)
+
+
+@given(covariances(singular=True), st.floats(0, 1), st.floats(0, 10), st.integers(0, 2**32 - 1))
+def test_rank_one_change_is_a_difference_of_nuclear_norms(cov, s, norm, seed):
+    """Singular values of [S^(1/2), √s m]; their error and that of the roots of S, of rank 1 at least, is d eps each."""
+    d = len(cov)
+    m = norm * direction(d, seed)
+    values, vectors = np.linalg.eigh(cov)
+    roots = np.sqrt(np.where(values > 16 * d * EPS, values, 0.0))
+    block = np.concatenate([vectors * roots, math.sqrt(s) * m[:, None]], axis=1)
+    added = np.linalg.svd(block, compute_uv=False).sum() - roots.sum()
+    moved = (
+        d * 16 * d * EPS / np.sqrt(np.min(values[values > 16 * d * EPS]))
+    )  # eigenvalues by d eps, roots by that / 2√λ
+    tolerance = 1e-9 * added + 16 * d * EPS * (1 + norm) + moved
+    assert abs(rank_one_root_trace(m, cov, s) - added) < tolerance
 
 
 def test_rank_one_change_of_nothing():

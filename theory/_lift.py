@@ -162,9 +162,10 @@ def minimise(
     """Initial velocities (x, B) of a geodesic from N(0, I) towards N(a, diag(1 + excess)), and the steps
     taken."""
     d = a.shape[0]
-    zero = jnp.zeros(d * (d - 1) // 2) if start is None else start
-    first = _spectrum(a, excess, zero)
-    state = Search(zero, _value(first), *_direction(first), jnp.ones(()), jnp.zeros((), int))
+    fibre = jnp.zeros(d * (d - 1) // 2) if start is None else start
+    # The first step evaluates the start: against so high a value anything falls. (One copy of the step to compile.)
+    high, steep = jnp.asarray(1e300), jnp.asarray(-1e290)
+    state = Search(fibre, high, jnp.zeros_like(fibre), steep, jnp.ones(()), jnp.zeros((), int))
 
     def unfinished(state: Search) -> Bool[Array, ""]:
         unsettled = -state.slope > _SETTLED * state.value

@@ -96,18 +96,16 @@ def ambient_loss(
 def ambient_floor(mmse: float, sigma: float, sigma_min: float, d: int) -> float:
     """The least weighted ambient loss: mmse + sigma_min² d / α, `mmse` = E‖x0 − E[x0 | xt]‖² at noise level
     sigma."""
-    require(d >= 1, "d", d, "at least 1")
+    require(bool(d >= 1), "d", d, "at least 1")
     return mmse + sigma_min**2 * d / float(ambient_alpha(sigma, sigma_min))
 
 
 def posterior_mean(prior: Line, xt: Float[np.ndarray, " m"], sigma: float) -> Float[np.ndarray, " m"]:
     """E[x0 | x0 + sigma ε = xt] on the line, closed form for Gaussian mixtures (atoms allowed); sigma > 0.
     NumPy."""
-    require(sigma > 0, "sigma", sigma, "positive")
+    require(bool(sigma > 0), "sigma", sigma, "positive")
     variance = prior.stds**2 + sigma**2
-    log_weight = (
-        np.log(prior.weights) - 0.5 * np.log(variance) - (xt[:, None] - prior.means) ** 2 / (2 * variance)
-    )
+    log_weight = np.log(prior.weights) - 0.5 * np.log(variance) - (xt[:, None] - prior.means) ** 2 / (2 * variance)
     weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
     means = prior.means + (prior.stds**2 / variance) * (xt[:, None] - prior.means)
     return np.sum(weight * means, axis=1) / np.sum(weight, axis=1)
@@ -133,7 +131,7 @@ def ambient_minimiser(
     − sigma_min²):
     nothing is assumed of the answer, which AO-L says is `posterior_mean`. 0 < sigma_min < sigma. NumPy.
     """
-    require(0 < sigma_min < sigma, "sigma_min", sigma_min, f"between 0 and sigma = {sigma:g}")
+    require(bool(0 < sigma_min < sigma), "sigma_min", sigma_min, f"between 0 and sigma = {sigma:g}")
     step = math.sqrt(sigma**2 - sigma_min**2)
     kept = prior.smoothed(sigma_min)
     reach, width = 10 * step, min(step, float(np.min(kept.stds)))

@@ -24,11 +24,10 @@ STYLE: dict[str, Any] = {
 
 
 def new_figure(
-    *, rows: int = 1, columns: int = 1, width: float = 0.0, share_x: bool = False
+    *, rows: int = 1, columns: int = 1, size: tuple[float, float] | None = None, share_x: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure in the shared style and its axes, row by row; `width` in inches (6.4, or 8 for columns)."""
-    size = (width or (6.4 if columns == 1 else 8.0), 1.2 + 2.6 * rows)
+    """An empty figure in the shared style and its axes, row by row; `size` in inches (by default 6.4 wide)."""
     with rc_context(STYLE):
-        figure = Figure(figsize=size)
+        figure = Figure(figsize=size or (6.4, 1.2 + 2.6 * rows))
         axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x)
     return figure, list(axes.flat)

@@ -53,7 +53,7 @@ def triangular_discrimination(p: Line, q: Line, *, noise_std: float = 0.0) -> fl
 def probability_clean(delta: float) -> float:
     """E_q c = 1/2 − Δ/4: the ideal classifier's mean probability "clean" on corrupted images, for Δ in [0,
     2]."""
-    require(0 <= delta <= 2 + 1e-9, "delta", delta, "in [0, 2]")
+    require(bool(0 <= delta <= 2 + 1e-9), "delta", delta, "in [0, 2]")
     return 0.5 - delta / 4
 
 
@@ -121,7 +121,7 @@ def sigma_min(probability: Callable[[float], float], tau: float = 0.45, *, scale
     `probability` is the mean probability "clean" on corrupted images. Returns 0 if it is there at 1e-6
     `scale` already, and inf if it is not at 1e9 `scale`. tau in (0, 1/2); raises `ValueError` otherwise.
     """
-    require(0 < tau < 0.5, "tau", tau, "strictly between 0 and 0.5")
+    require(bool(0 < tau < 0.5), "tau", tau, "strictly between 0 and 0.5")
     low, high = 1e-6 * scale, scale
     if probability(low) >= tau:
         return 0.0
@@ -190,7 +190,7 @@ def sigma_min_for_blur(
     0 if the blur cannot be seen at all.
     """
     d = np.asarray(spectrum, dtype=np.float64)
-    require(d.ndim >= 2, "spectrum", f"shape {d.shape}", "of shape (..., h, w)")
+    require(bool(d.ndim >= 2), "spectrum", f"shape {d.shape}", "of shape (..., h, w)")
     gain = blur_transfer((d.shape[-2], d.shape[-1]), blur_std)
     return sigma_min_for_spectra(d, d * gain**2, tau, criterion=criterion)
 

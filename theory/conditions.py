@@ -209,9 +209,9 @@ class _Isotropic:
 
 
 def _isotropic(c: ClassStatistics, rank: int, s: Float[np.ndarray, " g"], level: float) -> _Isotropic:
-    reach = norm.isf((1 - level) / 2) * c.mean_square_error
+    reach = float(norm.isf((1 - level) / 2)) * c.mean_square_error
     levels = (c.mean_square, max(0.0, c.mean_square - reach), c.mean_square + reach)
-    noise = [math.inf if x >= 1 else math.sqrt(x / (1 - x)) for x in s]
+    noise = [math.inf if x >= 1 else math.sqrt(x / (1 - x)) for x in s.tolist()]
     gains = [[float(wasserstein_gain(c.n, rank, a, x, draws=ISOTROPIC_DRAWS).value) for x in noise] for a in levels]
     return _Isotropic(np.array(gains), 2 * rank * (1 - mean_root(c.n, rank)))
 
@@ -241,8 +241,9 @@ def _gain_at(
     """
     if found[0] == 0.0:
         return Interval(0.0, 0.0, 0.0)
-    grid = np.log(s[:GRID_POINTS])
-    low, high = (found[0] * float(np.interp(np.log(found[0]), grid, (v / s)[:GRID_POINTS])) for v in limits[1:])
+    grid = s[:GRID_POINTS]
+    ratios = [np.interp(math.log(found[0]), np.log(grid), v[:GRID_POINTS] / grid) for v in limits[1:]]
+    low, high = (float(found[0] * ratio) for ratio in ratios)
     return Interval(float(found[1]), min(low, float(found[1])), max(high, float(found[1])))
 
 
@@ -251,8 +252,8 @@ def _curve(limits: tuple[Float[np.ndarray, " g"], ...], s: Float[np.ndarray, " g
     infinite.
     """
     fine = np.geomspace(s[0], 1.0, 5 * GRID_POINTS)[:-1]
-    grid = np.log(s[:GRID_POINTS])
-    splines = [CubicSpline(grid, (values / s)[:GRID_POINTS]) for values in limits]
+    grid = s[:GRID_POINTS]
+    splines = [CubicSpline(np.log(grid), values[:GRID_POINTS] / grid) for values in limits]
     gain, low, high = (tuple(map(float, fine * spline(np.log(fine)))) for spline in splines)
     return Curve(tuple(settings.noise_for(float(x)) for x in fine), gain, low, high)
 

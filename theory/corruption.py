@@ -83,9 +83,7 @@ class Fixed(eqx.Module):
         """Refuse what is drawn for a whole data set at once."""
         _refuse_swap(self.operator)
 
-    def sample(
-        self, key: Key[Array, ""], value: Shaped[Array, "..."], index: ScalarLike
-    ) -> Shaped[Array, "..."]:
+    def sample(self, key: Key[Array, ""], value: Shaped[Array, "..."], index: ScalarLike) -> Shaped[Array, "..."]:
         """What becomes of sample number `index` ≥ 0, given the run's `key`."""
         return self.operator.sample(jax.random.fold_in(key, index), value)
 

@@ -94,9 +94,7 @@ class EmbeddingGaussian(VectorCorruption):
 
     def sample(self, key: Key[Array, ""], value: Float[Array, " d"]) -> Float[Array, " d"]:
         """`value` plus Gaussian noise."""
-        return value + self.noise_std(value.size).astype(value.dtype) * jax.random.normal(
-            key, value.shape, value.dtype
-        )
+        return value + self.noise_std(value.size).astype(value.dtype) * jax.random.normal(key, value.shape, value.dtype)
 
     def mean(self, value: Float[Array, " d"]) -> Float[Array, " d"]:
         """`value`."""
@@ -108,9 +106,7 @@ class EmbeddingGaussian(VectorCorruption):
 
     def characteristic(self, value: Float[Array, " d"], frequency: Float[Array, " d"]) -> Complex[Array, ""]:
         """exp(i w·c − noise_std² ‖w‖² / 2)."""
-        return jnp.exp(
-            1j * frequency @ value - 0.5 * self.noise_std(value.size) ** 2 * (frequency @ frequency)
-        )
+        return jnp.exp(1j * frequency @ value - 0.5 * self.noise_std(value.size) ** 2 * (frequency @ frequency))
 
 
 class InputPerturbation(VectorCorruption):
@@ -239,6 +235,4 @@ class Partly(VectorCorruption):
     def characteristic(self, value: Float[Array, " d"], frequency: Float[Array, " d"]) -> Complex[Array, ""]:
         """Mixture of the characteristic functions."""
         eta = jnp.asarray(self.eta)
-        return (1 - eta) * jnp.exp(1j * frequency @ value) + eta * self.operator.characteristic(
-            value, frequency
-        )
+        return (1 - eta) * jnp.exp(1j * frequency @ value) + eta * self.operator.characteristic(value, frequency)

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 from theory import classifier, discretisation, flips, linear, training_sets
 from theory.canvas import COLOURS, new_figure
+from theory.data import cut_patches
 from theory.fisher import fisher_rao_connect, fisher_rao_exponential
 from theory.gaussian import Gaussian
 from theory.paths import PATHS, Path
-from theory.spectra import PowerLaw
+from theory.spectra import PowerLaw, fit_power_law, power_spectrum
 from theory.total_variation import Line, contraction, contraction_printed, total_variation
 
 CIFAR_SPECTRUM = PowerLaw(1.59, 0.0086, 2.0)
@@ -203,3 +204,33 @@ def ideal_classifier() -> Figure:
     axis.set(xscale="log", xlabel="noise level σ (unit of the data)", ylabel="on corrupted data")
     axis.legend()
     return figure
+
+
+def corrupted_photograph(*, side: int = 256, frames: int = 7, seed: int = 0) -> Figure:
+    """A photograph corrupted along each path, frame by frame: one row per path, time from 0 (clean) to 1 (noise).
+
+    The spectrum is a power law fitted to all `side` x `side` patches of both bundled photographs; the same noise is
+    used in all frames, and each frame is scaled to its own range, since some paths grow (EDM) and others fade (heat).
+    """
+    from sklearn.datasets import load_sample_images
+
+    photographs = [cut_patches(image / 127.5 - 1.0, side) for image in load_sample_images().images]
+    law = fit_power_law(power_spectrum(np.concatenate(photographs)))
+    spectrum = jnp.asarray(law.spectrum((side, side)))
+    photograph = jnp.asarray(photographs[0][0])
+    noise = jax.random.normal(jax.random.key(seed), photograph.shape)
+    times = np.linspace(0, 1, frames)
+    figure, axes = new_figure(rows=len(_compared_paths()), columns=frames, size=(8.0, 8.6))
+    for row, (name, make) in enumerate(_compared_paths().items()):
+        path = make(spectrum)
+        for column, t in enumerate(times):
+            axis = axes[row * frames + column]
+            axis.imshow(_as_picture(path.corrupt(photograph, float(t), noise)))
+            axis.set(xticks=[], yticks=[], title=f"t = {t:.2f}" if row == 0 else "")
+        axes[row * frames].set_ylabel(name.replace("_", " "), fontsize="small")
+    return figure
+
+
+def _as_picture(image: Float[jax.Array, "h w c"]) -> Float[np.ndarray, "h w c"]:
+    low, high = np.percentile(np.asarray(image), [1, 99])
+    return np.clip((np.asarray(image) - low) / (high - low), 0, 1)

@@ -1,28 +1,32 @@
 """What a linear (Gaussian) denoiser generates under classifier-free guidance.
 
-The reverse flow uses the score (1 + w) ∇ log p(z | y) - w ∇ log p(z), both linear: of N(m, S) for the class and of N(m', S') for the
-pooled data (the unconditional branch's linear optimum). Scaled to x = z/r, and with q = (1 - r²)/r² the squared noise-to-signal
-ratio (q = e^(2t) - 1 for the Ornstein-Uhlenbeck process), the flow is
+The reverse flow uses the score (1 + w) ∇ log p(z | y) - w ∇ log p(z), both linear: of N(m, S) for the class and of
+N(m', S') for the pooled data (the unconditional branch's linear optimum). Scaled to x = z/r, and with q = (1 - r²)/r²
+the squared noise-to-signal ratio (q = e^(2t) - 1 for the Ornstein-Uhlenbeck process), the flow is
 
-    dx/dq = ½ [(1 + w)(S + q)⁻¹(x - m) - w (S' + q)⁻¹(x - m')],   from q_T = e^(2T) - 1, x ~ N(0, 1 + q_T), down to q = 0.
+    dx/dq = ½ [(1 + w)(S + q)⁻¹(x - m) - w (S' + q)⁻¹(x - m')],   from q_T = e^(2T) - 1, x ~ N(0, 1 + q_T), down to q
+    = 0.
 
-*Commuting S, S'* with eigenvalues λ, Λ in a common basis. The homogeneous part of the flow from q to 0 is the square root of
+*Commuting S, S'* with eigenvalues λ, Λ in a common basis. The homogeneous part of the flow from q to 0 is the square
+root of
 
     g(q)² = (λ/(λ+q))^(1+w) ((Λ+q)/Λ)^w,     so the variance is (1 + q_T) g(q_T)²  (λ^(1+w) Λ^(-w) as T → ∞).
 
-As g' = -½ g [(1 + w)/(λ+q) - w/(Λ+q)], the mean is m (1 - g(q_T)) + (m - m') J with a single integral, which the substitution
-sinh² η = |Λ - λ|/(q + min(λ, Λ)) turns into one of an entire function's power, free of the scales of λ and Λ:
+As g' = -½ g [(1 + w)/(λ+q) - w/(Λ+q)], the mean is m (1 - g(q_T)) + (m - m') J with a single integral, which the
+substitution sinh² η = |Λ - λ|/(q + min(λ, Λ)) turns into one of an entire function's power, free of the scales of λ
+and Λ:
 
     J = (w/2) ∫_0^{q_T} g(q)/(Λ + q) dq
       = w (λ/Λ) (tanh η₀)⁻¹ ∫ (cosh η/cosh η₀)^(w-1) dη   (λ < Λ),
         w (tanh η₀)⁻¹ ∫ (cosh η₀/cosh η)^w dη             (λ > Λ),
 
-over η from η_T = η(q_T) to η₀ = η(0); J = w (1 - (Λ/(Λ+q_T))^½) at λ = Λ. (Findings' integral over r is the same number.) A singular
-direction: λ = 0 < Λ gives variance 0 and mean m; λ = Λ = 0 gives variance 0 and mean (1 + w) m - w m', at any T.
+over η from η_T = η(q_T) to η₀ = η(0); J = w (1 - (Λ/(Λ+q_T))^½) at λ = Λ. (Findings' integral over r is the same
+number.) A singular direction: λ = 0 < Λ gives variance 0 and mean m; λ = Λ = 0 gives variance 0 and mean (1 + w) m -
+w m', at any T.
 
-*Otherwise* the flow's matrix is integrated. With u = q^(-½) and y = log((1 + βu)/(1 + αu)), 1/β² and 1/α² the largest and the smallest
-eigenvalue (times 4 and 1/4), every singularity u = ±i/√λ stays at a distance of order 1 from the real axis, and y runs from
-its value at T (0 for T = ∞) to log(β/α).
+*Otherwise* the flow's matrix is integrated. With u = q^(-½) and y = log((1 + βu)/(1 + αu)), 1/β² and 1/α² the largest
+and the smallest eigenvalue (times 4 and 1/4), every singularity u = ±i/√λ stays at a distance of order 1 from the
+real axis, and y runs from its value at T (0 for T = ∞) to log(β/α).
 """
 
 import equinox as eqx
@@ -37,9 +41,10 @@ from theory.gaussian import Gaussian
 Scalar = Float[ArrayLike, ""] | int
 
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(128)
-"""Gauss-Legendre on [-1, 1]. The integrand (cosh η)^p, |p| <= w + 1, has its nearest singularity at η = iπ/2, beside the end of an
-interval [0, η₀]; η₀ <= 20 for ratios λ/Λ down to 1e-16. That singularity alone allows an error below ρ^(-256), ρ = 1.5; the growth
-e^(pη) allows exp(-256²/(4 p η₀)): both below 1e-14 of the integral for p η₀ <= 500, e.g. guidance 25 at ratio 1e-16."""
+"""Gauss-Legendre on [-1, 1]. The integrand (cosh η)^p, |p| <= w + 1, has its nearest singularity at η = iπ/2, beside
+the end of an interval [0, η₀]; η₀ <= 20 for ratios λ/Λ down to 1e-16. That singularity alone allows an error below
+ρ^(-256), ρ = 1.5; the growth e^(pη) allows exp(-256²/(4 p η₀)): both below 1e-14 of the integral for p η₀ <= 500,
+e.g. guidance 25 at ratio 1e-16."""
 
 
 def pooled_moments(
@@ -47,17 +52,22 @@ def pooled_moments(
 ) -> Gaussian:
     """Mean and covariance of the mixture of classes: Σ w_k m_k and Σ w_k (S_k + (m_k - m')(m_k - m')ᵀ).
 
-    The unconditional branch's linear optimum knows only these. `weights` of shape `k`, >= 0, sum 1; `means` `k d`; `covs` `k d d`. Raises
-    `ValueError` where weights are not probabilities.
+    The unconditional branch's linear optimum knows only these. `weights` of shape `k`, >= 0, sum 1; `means` `k d`;
+    `covs` `k d d`. Raises `ValueError` where weights are not probabilities.
     """
     w, m = jnp.asarray(weights), jnp.asarray(means)
     require_between("weights", w, 0.0, 1.0)
     if is_concrete(w):
         total = float(jnp.sum(w))
         require(abs(total - 1) < 1e-9, "weights", f"sum {total:.12g}", "of sum 1")
+    return _pooled(w, m, jnp.asarray(covs))
+
+
+@jax.jit
+def _pooled(w: Array, m: Array, covs: Array) -> Gaussian:
     mean = w @ m
     spread = jnp.sqrt(w)[:, None] * (m - mean)
-    return Gaussian(mean, jnp.einsum("k,kij->ij", w, jnp.asarray(covs)) + spread.T @ spread)
+    return Gaussian(mean, jnp.einsum("k,kij->ij", w, covs) + spread.T @ spread)
 
 
 def _angle(gap: Array, near: Array) -> Array:
@@ -65,13 +75,14 @@ def _angle(gap: Array, near: Array) -> Array:
     return jnp.arcsinh(jnp.sqrt(gap / jnp.where(near > 0, near, 1.0)))
 
 
-def mean_integral(lam: Float[Array, ""], Lam: Float[Array, ""], guidance: Scalar, q: Scalar) -> Float[Array, ""]:
-    """J = (w/2) ∫_0^q g/(Λ + q') dq' of the module's text, for eigenvalues λ, Λ >= 0 and q in (0, ∞]; 0 at λ = 0 < Λ, w·1 at λ = Λ = 0.
+def mean_integral(lam: Scalar, Lam: Scalar, guidance: Scalar, q: Scalar) -> Float[Array, ""]:
+    """J = (w/2) ∫_0^q g/(Λ + q') dq' of the module's text, for eigenvalues λ, Λ >= 0 and q in (0, ∞]; 0 at λ = 0 < Λ,
+    w·1 at λ = Λ = 0.
 
-    Relative error below 1e-13 while (w + 1) |log(λ/Λ)| <= 1000 (see `NODES`) as long as q >= min(λ, Λ); below that the difference of two
-    nearby η costs ε η/(η₀ - η_T), an absolute error of a few ε w.
+    Relative error below 1e-13 while (w + 1) |log(λ/Λ)| <= 1000 (see `NODES`) as long as q >= min(λ, Λ); below that
+    the difference of two nearby η costs ε η/(η₀ - η_T), an absolute error of a few ε w.
     """
-    w, q = jnp.asarray(guidance, float), jnp.asarray(q, float)
+    lam, Lam, w, q = (jnp.asarray(x, float) for x in (lam, Lam, guidance, q))
     low, gap = jnp.minimum(lam, Lam), jnp.abs(lam - Lam)
     end, start = _angle(gap, low), _angle(gap, q + low)
     half = (end - start) / 2
@@ -96,8 +107,9 @@ def guided_eigenmodes(
 ) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
     """Mean and variance generated in each direction of a common eigenbasis; the module's closed form.
 
-    **Arguments:** `mean`, `values`: m and λ >= 0 of the class in that basis; `pooled_mean`, `pooled_values`: m' and Λ, positive wherever λ is;
-    `guidance` w >= 0 (0: no guidance); `horizon` T > 0, may be infinite. All in float64, not checked here (`generated_guided` does).
+    **Arguments:** `mean`, `values`: m and λ >= 0 of the class in that basis; `pooled_mean`, `pooled_values`: m' and
+    Λ, positive wherever λ is; `guidance` w >= 0 (0: no guidance); `horizon` T > 0, may be infinite. All in float64,
+    not checked here (`generated_guided` does).
     """
     m, lam = jnp.asarray(mean), jnp.asarray(values)
     mb, Lam = jnp.asarray(pooled_mean), jnp.asarray(pooled_values)
@@ -174,7 +186,9 @@ def _common_basis(class_cov: Array, pooled_cov: Array) -> tuple[Array, Array, Ar
 
 @jax.jit
 def _closed(class_law: Gaussian, pooled: Gaussian, guidance: Array, horizon: Array) -> tuple[Gaussian, Array]:
-    """The closed form in the common basis, and how far the covariances are from diagonal there, in units of ε d norm."""
+    """The closed form in the common basis, and how far the covariances are from diagonal there, in units of ε d
+    norm.
+    """
     V, first, second = _common_basis(class_law.cov, pooled.cov)
     floor = _floor(class_law.cov, pooled.cov)
     values, pooled_values = jnp.diagonal(first), jnp.diagonal(second)
@@ -220,20 +234,23 @@ def generated_guided(
 ) -> Gaussian:
     """The Gaussian generated by classifier-free guidance between two linear optima, in float64.
 
-    The closed form where the covariances commute (error as `mean_integral`); else the matrix ODE, tolerance 1e-11, for which eigenvalues below
-    ε d of the largest are raised to it: in singular directions that moves the mean by up to about √(ε d) |m - m'|.
+    The closed form where the covariances commute (error as `mean_integral`); else the matrix ODE, tolerance 1e-11,
+    for which eigenvalues below ε d of the largest are raised to it: in singular directions that moves the mean by up
+    to about √(ε d) |m - m'|.
 
     **Arguments:**
 
-    - `conditional`: moments that the class's branch acts on, e.g. `corrupted_moments(m, S, s)`. `unconditional`: `pooled_moments(...)`, of the
-        data before or after corruption as trained; must have variance wherever `conditional` has.
-    - `guidance`: w >= 0; 0 means none and gives `generated_from(conditional, horizon)`. In common usage the "scale" is 1 + w.
+    - `conditional`: moments that the class's branch acts on, e.g. `corrupted_moments(m, S, s)`. `unconditional`:
+        `pooled_moments(...)`, of the data before or after corruption as trained; must have variance wherever
+        `conditional` has.
+    - `guidance`: w >= 0; 0 means none and gives `generated_from(conditional, horizon)`. In common usage the "scale"
+        is 1 + w.
     - `horizon`: T > 0, Ornstein-Uhlenbeck time, may be infinite.
-    - `method`: "closed", "ode", or "auto": the closed form if both are diagonal in one basis up to 8 ε d of the larger norm. While tracing,
-        "auto" cannot look and takes the ODE.
+    - `method`: "closed", "ode", or "auto": the closed form if both are diagonal in one basis up to 8 ε d of the
+        larger norm. While tracing, "auto" cannot look and takes the ODE.
 
-    Raises `ValueError` for values outside these ranges or for "closed" where the covariances do not commute, `TypeError` unless float64.
-    Source: eq. 13 of arXiv:2405.20494 with linear scores; derived in this module's text.
+    Raises `ValueError` for values outside these ranges or for "closed" where the covariances do not commute,
+    `TypeError` unless float64. Source: eq. 13 of arXiv:2405.20494 with linear scores; derived in this module's text.
     """
     require_float64("conditional.cov", conditional.cov)
     require_float64("unconditional.cov", unconditional.cov)

@@ -32,7 +32,7 @@ from jaxtyping import Float
 from theory._checks import require
 from theory.total_variation import Line, contraction, panel_rule, shifted_gaussians
 
-CUTOFF = 600.0
+CUTOFF = 512.0
 """Frequencies up to this many inverse standard deviations of D: an atom of D, if it has any, costs at most
 1e-3 of its mass."""
 PANEL = 4.0
@@ -69,7 +69,7 @@ def expected_distance(
     space. Relative accuracy 1e-3 or better, as the tests hold it to by exact enumeration and by doubling
     `order`.
     """
-    require(noise_std > 0, "noise_std", noise_std, "positive")
+    require(bool(noise_std > 0), "noise_std", noise_std, "positive")
     parts = _parts(p, n_clean, q, n_biased)
     x, weight = _space(np.concatenate([line.means for line, _ in parts]), noise_std, order)
     scale = 1 / (math.sqrt(2 * math.pi) * noise_std)
@@ -109,7 +109,7 @@ def crossover(
     Scans `points` levels from `low` to `high`, evenly in the logarithm, then bisects (to 1 %). Two sign
     changes between neighbouring levels go unseen. Above `high` the sign of the limit is taken.
     """
-    require(0 < low < high, "low", low, f"between 0 and high = {high:g}")
+    require(bool(0 < low < high), "low", low, f"between 0 and high = {high:g}")
     levels = np.geomspace(low, high, points)
     gains = np.array([gain(p, q, n_clean, n_biased, s) for s in levels])
     limit = gain_limit(p, q, n_clean, n_biased)
@@ -144,7 +144,7 @@ def bound_by_variance(n: int, noise_std: float, *, delta: float = 1.0, d: int = 
     """Any law on [0, 1]^d, probability 1 − delta; delta = 1: the bound on E TV. Grows exponentially with
     d."""
     _check_bound(n, noise_std, delta)
-    require(d >= 1, "d", d, "at least 1")
+    require(bool(d >= 1), "d", d, "at least 1")
     growth = d * math.log1p((2 * math.sqrt(math.pi) * noise_std) ** -0.5)
     mean = math.exp(growth) / (2 * math.sqrt(n)) if growth < 700 else math.inf
     return mean + shifted_gaussians(math.sqrt(d), noise_std) * math.sqrt(math.log(1 / delta) / (2 * n))
@@ -171,7 +171,7 @@ def crossover_of_bounds(
     `printed`: with AO's Theorems 4.1 (λ = 1) and 4.2 instead; then d must be 1. These are bounds: the
     distances may differ.
     """
-    require(not printed or d == 1, "d", d, "1 for the printed bounds")
+    require(bool(not printed or d == 1), "d", d, "1 for the printed bounds")
     levels = np.geomspace(1e-3, 1e4, 2801)
     total, share = n_clean + n_biased, n_biased / (n_clean + n_biased)
     if printed:
@@ -199,7 +199,7 @@ def far_from_truth(n: int, noise_std: float, d: int) -> float:
     _check_bound(n, noise_std, 1.0)
     a = np.geomspace(1e-3, 1e3, 121) / noise_std**2
     log_moment = np.log(_triangle_moment(a, noise_std))
-    squares = d * np.linspace(1.0, 2.0, 41) ** 2
+    squares = d * (1 + np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 40)])) ** 2
     log_mass = math.log(n) + np.min(np.outer(squares, a * noise_std**2) + d * log_moment, axis=1)
     return max(0.0, float(np.max(chi2.cdf(squares, d) - np.exp(np.minimum(log_mass, 0.0)))))
 
@@ -222,16 +222,16 @@ def _space(atoms: np.ndarray, noise_std: float, order: int) -> tuple[np.ndarray,
 
 
 def _check_bound(n: int, noise_std: float, delta: float) -> None:
-    require(n >= 1, "n", n, "at least 1")
-    require(noise_std > 0, "noise_std", noise_std, "positive")
-    require(0 < delta <= 1, "delta", delta, "in (0, 1]")
+    require(bool(n >= 1), "n", n, "at least 1")
+    require(bool(noise_std > 0), "noise_std", noise_std, "positive")
+    require(bool(0 < delta <= 1), "delta", delta, "in (0, 1]")
 
 
 def _parts(p: Line, n_clean: int, q: Line | None, n_biased: int) -> list[tuple[Line, int]]:
     """The lines and their counts; p first."""
-    require(n_clean >= 1, "n_clean", n_clean, "at least 1")
-    require(n_biased >= 0, "n_biased", n_biased, "at least 0")
-    require(n_biased == 0 or q is not None, "q", q, "given with n_biased")
+    require(bool(n_clean >= 1), "n_clean", n_clean, "at least 1")
+    require(bool(n_biased >= 0), "n_biased", n_biased, "at least 0")
+    require(bool(n_biased == 0 or q is not None), "q", q, "given with n_biased")
     parts = [(p, n_clean)] + ([(q, n_biased)] if q is not None and n_biased else [])
     for line, _ in parts:
         require(bool(np.all(line.stds == 0)), "p, q", "Gaussian components", "atoms: Line.points or Line.density")
@@ -267,13 +267,14 @@ def _mean_absolute_standard(shift: np.ndarray, steps: list[np.ndarray], parts: l
     out = np.abs(shift)
     rows = np.flatnonzero(out <= 8)
     out[rows] = 0.0
-    for left in np.arange(0.0, CUTOFF, PANEL):
-        u, weight = panel_rule(np.array([left, left + PANEL]))
+    ends = np.minimum(PANEL * 2.0 ** np.arange(0, math.log2(CUTOFF / PANEL) + 1), CUTOFF)
+    for left, right in zip([0.0, *ends[:-1]], ends, strict=True):
+        u, weight = panel_rule(np.linspace(left, right, math.ceil((right - left) / PANEL) + 1))
         phase = _characteristic(u, shift[rows], [step[rows] for step in steps], parts)
         out[rows] += 2 / math.pi * ((1 - phase.real) @ (weight / u**2))
-        done = np.max(np.abs(phase), axis=1) <= NEGLIGIBLE * (left + PANEL)
-        done |= left + PANEL >= CUTOFF
-        out[rows[done]] += 2 / math.pi / (left + PANEL)
+        done = np.max(np.abs(phase), axis=1) <= NEGLIGIBLE * right
+        done |= right >= CUTOFF
+        out[rows[done]] += 2 / math.pi / right
         rows = rows[~done]
     return out
 

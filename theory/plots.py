@@ -97,6 +97,12 @@ def save(figure: "Figure", path: str | Path) -> Path:
     return file
 
 
+def _legend(axes: "Axes", **options: Any) -> None:
+    """A legend, if there is anything to tell."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(**options)
+
+
 def _short(value: float) -> str:
     return f"{value:.2g}"
 
@@ -123,7 +129,7 @@ def gain_curve(curve: Curve, optimum: Optimum, settings: Settings, *, title: str
         axes.set_ylabel(r"expected gain in $W_2^2$" + (f" ({units})" if units else ""))
         axes.set_title(title)
         _gamma_axis(axes, settings)
-        axes.legend(loc="lower left")
+        _legend(axes, loc="lower left")
     return figure
 
 
@@ -169,12 +175,15 @@ def entropy_change(conditions: Conditions, settings: Settings) -> "Figure":
             known = [(r.noise_std, pick(r)) for r in conditions.rows if pick(r) and r.noise_std > 0]
             if known:
                 axes.plot(*zip(*known, strict=True), mark, color=colour, label=label)
+        if axes.lines:
+            axes.set_yscale("log")
+        else:
+            axes.text(0.5, 0.5, "undefined: degenerate classes", transform=axes.transAxes, ha="center")
         axes.set_xscale("log")
-        axes.set_yscale("log")
         axes.set_xlabel("noise_std of the condition embedding")
         axes.set_ylabel("entropy change (nats, per class)")
         _gamma_axis(axes, settings)
-        axes.legend()
+        _legend(axes)
     return figure
 
 
@@ -189,7 +198,7 @@ def class_spectra(classes: Sequence[ClassStatistics]) -> "Figure":
         axes.set_xlabel("eigenvalue number")
         axes.set_ylabel("variance (data units squared)")
         if len(classes) <= 12:
-            axes.legend(title="class", ncols=2 if len(classes) > 4 else 1)
+            _legend(axes, title="class", ncols=2 if len(classes) > 4 else 1)
     return figure
 
 
@@ -209,7 +218,7 @@ def flip_changes(conditions: Conditions) -> "Figure":
         axes.axhline(0.0, color=BLACK, linewidth=0.8)
         axes.set_xlabel("labels flipped (%)")
         axes.set_ylabel(r"change of $W_2^2$ (data units squared)")
-        axes.legend()
+        _legend(axes)
     return figure
 
 
@@ -231,7 +240,7 @@ def held_out_gains(conditions: Conditions) -> "Figure":
         axes.margins(y=0.12)
         axes.set_xlabel(r"predicted gain in $W_2^2$ (whitened)")
         axes.set_ylabel("gain on held-out half (whitened)")
-        axes.legend()
+        _legend(axes)
     return figure
 
 
@@ -250,7 +259,7 @@ def power_spectrum_fit(advice: ImageAdvice) -> "Figure":
         axes.set_xlabel("frequency |f| (cycles per image)")
         axes.set_ylabel("power (data units squared)")
         axes.set_title(f"zero frequency: measured {_short(power[0])}" + _law_at_zero(advice))
-        axes.legend()
+        _legend(axes)
     return figure
 
 
@@ -311,7 +320,7 @@ def _bars(
         else:
             axes.margins(x=0.12)
         if len(values) > 1:
-            axes.legend(loc="upper right")
+            _legend(axes, loc="upper right")
     return figure
 
 
@@ -331,7 +340,7 @@ def classifier_curve(advice: ImageAdvice) -> "Figure":
         axes.set_xlabel("noise level sigma (data units)")
         axes.set_ylabel('mean probability "clean"')
         axes.set_title(f"blur, std {blur.blur_std:g} px (0.5: cannot tell)")
-        axes.legend(loc="center left")
+        _legend(axes, loc="center left")
     return figure
 
 

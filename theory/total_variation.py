@@ -122,7 +122,7 @@ def panel_rule(
     return (centre + half * x).ravel(), (half * w).ravel()
 
 
-def common_grid(p: Line, q: Line, per_std: float = GRID_PER_STD) -> Float[np.ndarray, " n"]:
+def common_grid(p: Line, q: Line, per_std: int = GRID_PER_STD) -> Float[np.ndarray, " n"]:
     """An even grid over all the mass of two lines without atoms, `per_std` points per smallest standard
     deviation."""
     means, stds = np.concatenate([p.means, q.means]), np.concatenate([p.stds, q.stds])
@@ -151,22 +151,22 @@ def total_variation(p: Line, q: Line, *, noise_std: float = 0.0) -> float:
 def shifted_gaussians(distance: float, noise_std: float) -> float:
     """TV(N(x, noise_std² I), N(y, noise_std² I)) for ‖x − y‖ = distance ≥ 0: erf(distance / (2√2 noise_std)),
     in any dimension."""
-    require(distance >= 0, "distance", distance, "at least 0")
-    require(noise_std > 0, "noise_std", noise_std, "positive")
+    require(bool(distance >= 0), "distance", distance, "at least 0")
+    require(bool(noise_std > 0), "noise_std", noise_std, "positive")
     return float(erf(distance / (2 * math.sqrt(2) * noise_std)))
 
 
 def contraction(tv: float, diameter: float, noise_std: float) -> float:
     """Sharp bound on TV(P_σ, Q_σ) for P, Q with TV(P, Q) = tv on a set of the given diameter (sharpens AO,
     Theorem 4.2)."""
-    require(0 <= tv <= 1, "tv", tv, "in [0, 1]")
+    require(bool(0 <= tv <= 1), "tv", tv, "in [0, 1]")
     return tv * shifted_gaussians(diameter, noise_std)
 
 
 def contraction_printed(tv: float, diameter: float, noise_std: float) -> float:
     """AO, Theorem 4.2, as printed: tv · diameter / (2 noise_std). May exceed 1."""
-    require(0 <= tv <= 1, "tv", tv, "in [0, 1]")
-    require(noise_std > 0, "noise_std", noise_std, "positive")
+    require(bool(0 <= tv <= 1), "tv", tv, "in [0, 1]")
+    require(bool(noise_std > 0), "noise_std", noise_std, "positive")
     return tv * diameter / (2 * noise_std)
 
 

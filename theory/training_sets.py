@@ -72,7 +72,7 @@ _Z95 = 1.959963984540054
 def condition_share(noise_std: float) -> float:
     """s = γ²/(1+γ²) in [0, 1] for γ = `noise_std` >= 0; 1 for an infinite one."""
     require(noise_std >= 0, "noise_std", noise_std, "at least 0")
-    return 1.0 if math.isinf(noise_std) else (noise_std / math.hypot(1.0, noise_std)) ** 2
+    return noise_std**2 / (1 + noise_std**2) if noise_std <= 1 else 1 / (1 + noise_std**-2)
 
 
 class Bracket(NamedTuple):
@@ -90,8 +90,7 @@ def _noise_of(s: float) -> float:
 
 
 def conditional_variance(n: int) -> float:
-    """Var(x_i | Σ_j x_j) per coordinate for x_1 ... x_n iid N(mu, I): the factor (n-1)/n of the identity (SC Lemma
-    5)."""
+    """Var(x_i | Σ_j x_j) for x_1 ... x_n iid N(mu, I), n >= 2: the factor (n-1)/n of the identity (SC Lemma 5)."""
     check_sizes(n, 1)
     return (n - 1) / n
 

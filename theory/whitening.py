@@ -81,7 +81,8 @@ def principal_coordinates(data: DataSet, *, retain: float = 0.99) -> Coordinates
     total = float(variances.sum())
     kept = np.cumsum(variances) / total
     wanted = min(int(np.searchsorted(kept, retain * (1 - 1e-12))) + 1, variances.size)
-    within = _within_covariance((data.features - centre) @ components[:wanted].T, data.labels)
+    components = _signed(components[:wanted], data.features - centre)
+    within = _within_covariance((data.features - centre) @ components.T, data.labels)
     rank = _whitenable(within)
     if rank == 0:
         raise DataError("features must vary within classes; got classes of identical points.")
@@ -108,6 +109,16 @@ def _principal_axes(centred: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray
         variances = singular**2 / n
     keep = variances > RANK_TOLERANCE * max(variances[0], np.finfo(float).tiny)
     return variances[keep], axes[keep]
+
+
+def _signed(axes: Float[np.ndarray, "q d"], centred: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "q d"]:
+    """The axes turned so that the point farthest out along each has a positive coordinate.
+
+    So they turn with the data, and with them everything that is drawn at random in their coordinates.
+    """
+    coordinates = centred @ axes.T
+    farthest = np.argmax(np.abs(coordinates), axis=0)
+    return axes * np.where(coordinates[farthest, np.arange(len(axes))] < 0, -1.0, 1.0)[:, None]
 
 
 def _within_covariance(points: Float[np.ndarray, "n r"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "r r"]:

@@ -97,7 +97,7 @@ def two_points() -> Sequence[Step]:
         Step(r"The two densities cross at $D/2$ along the line that joins the points.", crossing - distance / 2),
         Step(
             r"There $P(x<D/2)-Q(x<D/2)=\mathrm{erf}(D/(2\sqrt2\sigma))$; the other coordinates integrate to one.",
-            sp.simplify(mass - sp.erf(distance / (2 * sp.sqrt(2) * sigma))),
+            sp.simplify(mass.rewrite(sp.erf).doit() - sp.erf(distance / (2 * sp.sqrt(2) * sigma))),
         ),
         Step(
             r"$\mathrm{erf}(u)\le 2u/\sqrt\pi$: equal at 0, and the difference has slope $(2/\sqrt\pi)(1-e^{-u^2})\ge0$.",

@@ -1,27 +1,30 @@
 """Integration of the reverse flow with a given denoiser: the independent route for what a linear denoiser generates.
 
-The probability-flow ODE dz/dt = -(z + score), run from t = T to 0, in u = r/σ (square root of the signal-to-noise ratio) reads
+The probability-flow ODE dz/dt = -(z + score), run from t = T to 0, in u = r/σ (square root of the signal-to-noise
+ratio) reads
 
     dz/du = (x̂0(z, t) - r z)/√(1 + u²),     u = sinh(ζ)/β,  β = max(1, ‖S_c‖^½),
 
-and is integrated in ζ by the eighth-order Dormand-Prince method (SciPy's DOP853 tableau) in equal steps, up to the noise level
-`STOP`. Eigenvalue λ puts a singularity at u = i/√λ, i.e. at ζ = arccosh(β/√λ) + iπ/2: never nearer to the real axis than π/2, so the step
-needed depends on none of d, λ, T. From noise level `STOP` to 0 a point moves by less than `STOP` times its distance from the mean.
+and is integrated in ζ by the eighth-order Dormand-Prince method (SciPy's DOP853 tableau) in equal steps, up to the
+noise level `STOP`. Eigenvalue λ puts a singularity at u = i/√λ, i.e. at ζ = arccosh(β/√λ) + iπ/2: never nearer to the
+real axis than π/2, so the step needed depends on none of d, λ, T. From noise level `STOP` to 0 a point moves at most
+as in a direction without variance: by `STOP`/σ_T of its distance from the mean at T.
 """
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float
 from scipy.integrate import DOP853
 
 STOP = 1e-9
 STEPS = 48
 STEP_ERROR = 2e-9
-"""Relative error of the flow in `STEPS` steps over the whole range; measured by halving the step (tests/test_linear.py)."""
+"""Relative error of the flow in `STEPS` steps over the whole range; measured by halving the step
+(tests/test_linear.py).
+"""
 
 STAGES = DOP853.n_stages
 A, B, C = (np.asarray(x) for x in (DOP853.A[:STAGES, :STAGES], DOP853.B, DOP853.C[:STAGES]))
@@ -32,7 +35,8 @@ Denoiser = Callable[[Array, Array], Array]
 def reverse_flow(
     denoise: Denoiser, start: Float[Array, "k d"], horizon: Array, beta: Array, *, steps: int = STEPS
 ) -> Float[Array, "k d"]:
-    """Where the reverse flow carries the rows of `start` from time `horizon` (Ornstein-Uhlenbeck time) to noise level `STOP`.
+    """Where the reverse flow carries the rows of `start` from time `horizon` (Ornstein-Uhlenbeck time) to noise level
+    `STOP`.
 
     `denoise(z, time)` gives x̂0 for all rows at an Ornstein-Uhlenbeck time.
     """
@@ -44,7 +48,7 @@ def reverse_flow(
         long = jnp.sqrt(1 + u**2)
         return (denoise(z, 0.5 * jnp.log1p(u**-2.0)) - u / long * z) * jnp.cosh(zeta) / (beta * long)
 
-    def stage(i: int, k: Array, z: Array, zeta: Array) -> Array:
+    def stage(i: Array, k: Array, z: Array, zeta: Array) -> Array:
         inner = z + h * jnp.tensordot(jnp.asarray(A)[i], k, 1)
         return k.at[i].set(slope(zeta + jnp.asarray(C)[i] * h, inner))
 
@@ -58,6 +62,8 @@ def reverse_flow(
 
 
 def linear_shrink(values: Array, mean: Array, time: Array, z: Array) -> Array:
-    """x̂0 of the linear optimum in its eigenbasis, from its definition: the regression of x0 on z, eigenvalue by eigenvalue."""
+    """x̂0 of the linear optimum in its eigenbasis, from its definition: the regression of x0 on z, eigenvalue by
+    eigenvalue.
+    """
     r, noise2 = jnp.exp(-time), -jnp.expm1(-2 * time)
     return mean + r * values / (noise2 + r**2 * values) * (z - r * mean)

@@ -1,13 +1,14 @@
 """Symbolic derivations for the linear denoiser: from the definition of the loss, of the flow, of the trace.
 
-Expectations are taken of the expanded square itself: with x0 = m + L g (S = L Lᵀ) the loss is a polynomial of second degree in the
-independent unit variables g, ε, ξ, so its mean is its constant term plus the coefficients of the squares.
+Expectations are taken of the expanded square itself: with x0 = m + L g (S = L Lᵀ) the loss is a polynomial of second
+degree in the independent unit variables g, ε, ξ, so its mean is its constant term plus the coefficients of the
+squares.
 """
 
 from collections.abc import Sequence
 
 import sympy as sp
-from sympy import Matrix, Rational, Symbol, eye, sqrt, symbols
+from sympy import Matrix, Symbol, eye, sqrt, symbols
 
 from theory.claims.claim import Step
 
@@ -74,7 +75,10 @@ def _minimum_of_quadratic(d: int) -> Step:
     W, best = _reals("W", d, d), sigma * A.inv()
     square = ((W - best) * A * (W - best).T).trace() - sigma**2 * A.inv().trace()
     gap = (W * A * W.T).trace() - 2 * sigma * W.trace() - square
-    text = r"$\mathrm{tr} W A W^T - 2\sigma \mathrm{tr} W = \mathrm{tr}(W-\sigma A^{-1})A(W-\sigma A^{-1})^T - \sigma^2\mathrm{tr}A^{-1}$"
+    text = (
+        r"$\mathrm{tr} W A W^T - 2\sigma \mathrm{tr} W = \mathrm{tr}(W-\sigma A^{-1})A(W-\sigma "
+        r"A^{-1})^T - \sigma^2\mathrm{tr}A^{-1}$"
+    )
     return Step(f"{text} ($d = {d}$, any symmetric $A$)", sp.cancel(sp.together(gap)))
 
 
@@ -132,7 +136,10 @@ def _shared(d: int) -> list[Step]:
     for k, (w, m) in enumerate(zip(weights, means, strict=True)):
         square += (w + gamma**2) * _square(V[:, k] + r * w / (w + gamma**2) * W * m)
     excess = total - square.subs(weights[1], 1 - weights[0])
-    text = r"$\mathrm{tr} W A W^T - 2\sigma \mathrm{tr} W + d + \sum_k (w_k+\gamma^2) |V_k + r w_k W m_k/(w_k+\gamma^2)|^2$"
+    text = (
+        r"$\mathrm{tr} W A W^T - 2\sigma \mathrm{tr} W + d + \sum_k (w_k+\gamma^2) |V_k + r w_k W "
+        r"m_k/(w_k+\gamma^2)|^2$"
+    )
     return [Step(f"the expanded loss is {text} ($d = {d}$, two classes)", sp.cancel(sp.together(excess)))]
 
 
@@ -178,7 +185,10 @@ def corrupted_generation() -> list[Step]:
     centred = x - r * (1 - s) * m
     log_density = -(centred.T * A.inv() * centred)[0] / 2
     gap = Matrix([sp.cancel(sp.together(sp.diff(log_density, x[i]) + eps[i] / sigma)) for i in range(2)])
-    text = r"$-(W x_t + V c)/\sigma$ is the score of $N(r(1-s)m, \sigma^2 I + r^2 S_c)$, so modes are those of $S_c$ ($d = 2$)"
+    text = (
+        r"$-(W x_t + V c)/\sigma$ is the score of $N(r(1-s)m, \sigma^2 I + r^2 S_c)$, so modes are those "
+        r"of $S_c$ ($d = 2$)"
+    )
     return [Step(text, gap), *generation()]
 
 
@@ -231,7 +241,8 @@ def trace_identity() -> list[Step]:
     derivative = sp.integrate(1 / (sqrt(x) * (b + x)), (x, 0, sp.oo)) / (2 * sp.pi)
     steps = [
         Step(
-            r"$\frac{1}{2\pi}\int_0^\infty t^{-1/2}/(b+t)\,dt = d\sqrt b/db$: one eigenvalue's share, by integrating over $b$",
+            r"$\frac{1}{2\pi}\int_0^\infty t^{-1/2}/(b+t)\,dt = d\sqrt b/db$: one eigenvalue's share, by "
+            r"integrating over $b$",
             derivative - sp.diff(sqrt(b), b),
         ),
         Step(r"both sides vanish at $s = 0$", sp.log(1 + s * a).subs(s, 0)),

@@ -312,7 +312,7 @@ def check_euler_bures(case: Case) -> Outcome:
     generated = np.asarray(generated_variance(BuresPath(data, basis="pixels"), data, times, "euler"))
     root, t = np.sqrt(data), times[:, None]
     std = (1 - t) * root + t
-    # the slope sums terms of size (1 + √D)² that cancel to σ_t (1 - √D); its error acts over the step, relative to σ_s/σ_t
+    # the slope sums terms of size (1 + √D)² that cancel to σ_t (1 - √D); its error acts over the step, against σ_s/σ_t
     slope = 8 * EPS * (1 + root) ** 2 / std[:-1] ** 2
     tolerance = 4 * np.sum((-np.diff(t, axis=0) * slope + 4 * EPS) * np.maximum(1, std[:-1] / std[1:]), axis=0)
     return identity(generated / data / tolerance, 1 / tolerance, tolerance=1.0, data=data, generated=generated)

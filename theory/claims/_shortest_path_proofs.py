@@ -49,7 +49,7 @@ def theorem_two() -> Sequence[Step]:
         ),
         Step(r"... and its ends give $\varphi^2$.", chord.subs(u, 1) - chord.subs(u, 0) - gain),
         Step(
-            r"The integrand falls in $D$ for $\tau < 1$ (derivative $-\tau(1-\tau) u (1+u(D-1))^{\tau-2}$): sharpening.",
+            r"For $\tau < 1$ it falls in $D$ (derivative $-\tau(1-\tau) u (1+u(D-1))^{\tau-2}$): sharpening.",
             sp.diff(TAU * (1 + u * (D - 1)) ** (TAU - 1), D) + TAU * (1 - TAU) * u * (1 + u * (D - 1)) ** (TAU - 2),
         ),
         Step(

@@ -9,7 +9,7 @@ from theory.claims.claim import DIMENSIONS, Choices, Claim, Domain, Integers, Re
 
 _PRIOR = {"k": Choices((1, 2, 3, 5)), "spread": Reals(0.1, 1.0), "seed": Seeds()}
 _LAWS = {"k": Choices((2, 3, 5, 8)), "seed": Seeds()}
-_PAIR = {**_PRIOR, "sigma": Reals(0.05, 3.0, log=True), "shift": Reals(0.0, 2.0)}
+_PAIR = {**_PRIOR, "sigma": Reals(0.2, 3.0, log=True), "shift": Reals(0.0, 2.0)}
 _CROSSOVER = {
     "n_clean": Integers(1, 50, log=True),
     "n_biased": Integers(1, 200, log=True),
@@ -133,7 +133,7 @@ CLAIMS: tuple[Claim, ...] = (
         printed="AO, proof of Theorem 4.1",
         statement=r"$TV(p_s,\hat p_s)=\frac12\int_0^1|p_s-\hat p_s|\,dx$ for data on $[0,1]$.",
         kind="identity",
-        domain=Domain({"n": Integers(1, 50), "sigma": Reals(0.1, 2.0), "seed": Seeds()}),
+        domain=Domain({"n": Integers(1, 50), "sigma": Reals(0.2, 2.0), "seed": Seeds()}),
         check=checks.integral_over_unit_interval,
         method="the whole distance from the roots of the difference; the part by quadrature over [0, 1]",
         expected="fails",
@@ -284,11 +284,15 @@ CLAIMS: tuple[Claim, ...] = (
             r"for all $s>e^{-1/2}/|g|$: a crossover exists if $g>0$, and none if $g<0$."
         ),
         kind="inequality",
-        domain=Domain({**_LAWS, **_CROSSOVER, "sigma": Reals(0.1, 100.0, log=True)}),
+        domain=Domain({**_LAWS, "sigma": Reals(0.1, 100.0, log=True)}, condition="atoms in [0, 1]"),
         check=checks.crossover_certificate,
-        method="exact distances on the line; g from characteristic functions against exact binomial sums",
+        method="exact distances on the line, from the roots of the difference of the densities",
         expected="verified",
-        remark="Equal means give g > 0 whenever the pooled mean is the more certain one.",
+        remark=(
+            "The second sentence is the first applied twice, with P = p. Equal means give g > 0 whenever the pooled mean is the more "
+            "certain one; on two-point laws the gain is g erf(1 / (2 sqrt 2 s)) exactly (AO-C1). The constants are derived symbolically "
+            "(large_noise in the proofs' file, run by the tests)."
+        ),
     ),
     Claim(
         id="AO-K",

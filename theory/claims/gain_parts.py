@@ -1,4 +1,4 @@
-"""Claims on the exact parts of the gain: shrinkage of the mean, the trace identity, what a regression can add."""
+"""Claims on the exact parts of the gain: shrinkage of the mean, and what a regression can add."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 import sympy as sp
 
 from theory.claims._simulate import EPS
-from theory.claims.cases import covariance, direction, training_moments
+from theory.claims.cases import direction, training_moments
 from theory.claims.claim import (
     DIMENSIONS,
     Case,
@@ -24,7 +24,7 @@ from theory.claims.claim import (
     worst,
 )
 from theory.linear import condition_noise_ratio
-from theory.training_sets import mean_gain, rank_one_root_trace
+from theory.training_sets import mean_gain
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(3)
 
@@ -52,41 +52,6 @@ def _prove_shrinkage() -> Sequence[Step]:
     return [
         Step("One coordinate: the mean over $m \\sim N(\\mu, 1/n)$.", mean - ((2 * s - s**2) / n - s**2 * mu**2)),
         Step("Summed over $d$ coordinates it is largest at $s = d/(d + n a)$.", best - d / (d + n * a)),
-    ]
-
-
-def _check_trace_identity(case: Case) -> Outcome:
-    """Singular values of [A^(1/2), √s u] against the integral."""
-    d, s = case["d"], case["s"]
-    cov = covariance(d, case["condition"], case["seed"], case["rank"])
-    vector = case["norm"] * direction(d, case["seed"] + 1 if case["seed"] else 0)
-    values, vectors = np.linalg.eigh(cov)
-    roots = np.sqrt(np.where(values > d * EPS, values, 0.0))
-    block = np.concatenate([vectors * roots, math.sqrt(s) * vector[:, None]], axis=1)
-    added = float(np.linalg.svd(block, compute_uv=False).sum() - roots.sum())
-    # the integral is good to 1e-9 of its value; singular values and roots to a few d eps of the largest; eigenvalues
-    # to d eps, of which this function is at most sqrt-Hölder: |√(x + d eps) - √x| <= d eps/(2 √x), x >= 1/condition
-    size = 1 + math.sqrt(s) * case["norm"]
-    tolerance = 1e-9 * added + 16 * d * EPS * size + d**2 * EPS * math.sqrt(case["condition"])
-    return identity(rank_one_root_trace(vector, cov, s), added, tolerance=tolerance)
-
-
-def _prove_trace_identity() -> Sequence[Step]:
-    s, t, x, y = sp.symbols("s t x y", positive=True)
-    steps = []
-    for d in (2, 3):
-        u, lam = sp.Matrix(sp.symbols(f"u1:{d + 1}")), sp.symbols(f"l1:{d + 1}", positive=True)
-        shifted = sp.diag(*[value + t for value in lam])
-        excess = (shifted + s * u * u.T).det() / shifted.det() - 1 - s * (u.T * shifted.inv() * u)[0]
-        text = f"d = {d}: $\\det(A + s u u^T + t)/\\det(A + t) = 1 + s\\, u^T (A+t)^{{-1}} u$."
-        steps.append(Step(text, sp.simplify(excess)))
-    inner = sp.integrate(1 / (sp.sqrt(t) * (x + t)), (t, 0, sp.oo)) / (2 * sp.pi)
-    root = "$\\frac{1}{2\\pi}\\int_0^\\infty t^{-1/2} (x+t)^{-1} dt = \\frac{1}{2\\sqrt x}$."
-    log = "So $\\frac{1}{2\\pi}\\int_0^\\infty t^{-1/2} \\log\\frac{y+t}{x+t} dt = \\sqrt y - \\sqrt x$ per eigenvalue."
-    return [
-        *steps,
-        Step(root, inner - 1 / (2 * sp.sqrt(x))),
-        Step(log, sp.integrate(inner, (x, x, y)) - (sp.sqrt(y) - sp.sqrt(x))),
     ]
 
 
@@ -128,31 +93,6 @@ CLAIMS: tuple[Claim, ...] = (
         expected="proved",
         proof=_prove_shrinkage,
         proof_scope="every n and d: coordinates are independent and their contributions add",
-    ),
-    Claim(
-        id="F-TRACE",
-        title="What a rank-one change adds to the trace of the root",
-        printed="independent derivation",
-        statement=(
-            "$tr (A + s u u^T)^{1/2} - tr A^{1/2} = \\frac{1}{2\\pi} \\int_0^\\infty t^{-1/2} "
-            "\\log(1 + s\\, u^T (A+t)^{-1} u)\\, dt$."
-        ),
-        kind="identity",
-        domain=Domain(
-            {
-                "d": DIMENSIONS,
-                "condition": Reals(1.0, 1e8, log=True),
-                "rank": Choices((64, 1, 2, 5)),
-                "norm": Reals(0.0, 10.0),
-                "s": Reals(0.0, 1.0, log=True),
-                "seed": Seeds(),
-            }
-        ),
-        check=_check_trace_identity,
-        method="singular values of [A^(1/2), sqrt(s) u]",
-        expected="proved",
-        proof=_prove_trace_identity,
-        proof_scope="d = 2, 3 for the determinants, A diagonal (its eigenbasis); the integral for every eigenvalue",
     ),
     Claim(
         id="F-ADDED-TRACE",

@@ -1,9 +1,11 @@
-"""Claims on the linear denoiser (Chen et al. 2024, section 4 and appendix A: lemmas 1 to 4, guidance), as printed and as corrected.
+"""Claims on the linear denoiser (Chen et al. 2024, section 4 and appendix A: lemmas 1 to 4, guidance), as printed and
+as corrected.
 
-A case gives one class's moments (m, S) at random: condition numbers to 1e8, S singular or zero too. The optimum is compared with least
-squares on the square-root design (`_design`): the loss (eq. 25) is |rows Θᵀ - targets|² for rows that hold the factors of the
-second moment of what the denoiser sees, since x0 - m, ε and ξ are independent and centred. Generation is compared with integration of the
-reverse flow (`theory.claims._flow`). Tolerances follow from ε, d, the condition number at hand, and the integrator's error.
+A case gives one class's moments (m, S) at random: condition numbers to 1e8, S singular or zero too. The optimum is
+compared with least squares on the square-root design (`_design`): the loss (eq. 25) is |rows Θᵀ - targets|² for rows
+that hold the factors of the second moment of what the denoiser sees, since x0 - m, ε and ξ are independent and
+centred. Generation is compared with integration of the reverse flow (`theory.claims._flow`). Tolerances follow from
+ε, d, the condition number at hand, and the integrator's error.
 """
 
 from collections.abc import Mapping
@@ -98,9 +100,16 @@ def _root(cov: Square) -> Square:
 
 
 def _design(
-    weights: Vector, means: Array, roots: Array, codes: Array, noise_std: float, r: float, sigma: float
+    weights: np.ndarray,
+    means: np.ndarray,
+    roots: np.ndarray,
+    codes: np.ndarray,
+    noise_std: float,
+    r: float,
+    sigma: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and targets with |rows Θᵀ - targets|² = E|W x_t + V c̃ - ε|², Θ = [W, V], averaged over classes with `weights`.
+    """Rows and targets with |rows Θᵀ - targets|² = E|W x_t + V c̃ - ε|², Θ = [W, V], averaged over classes with
+    `weights`.
 
     For one class: r S^½ (targets 0), σ I (targets I), noise_std I in the code (0), and the mean row (r m, c) (0).
     """
@@ -114,7 +123,9 @@ def _design(
 
 
 def _least_squares(rows: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float]:
-    """Θᵀ of least norm and the least sum of squares. Columns are scaled to norm 1 first, which least squares does not mind."""
+    """Θᵀ of least norm and the least sum of squares. Columns are scaled to norm 1 first, which least squares does not
+    mind.
+    """
     scale = np.linalg.norm(rows, axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     theta = lstsq(rows / scale, targets, cond=1e-12, lapack_driver="gelsy", check_finite=False)[0] / scale[:, None]
@@ -138,8 +149,9 @@ def _one_class_design(case: Case, moments: Moments) -> tuple[np.ndarray, np.ndar
 def _weight_tolerance(case: Case, low: float, high: float) -> float:
     """Bound on the rounding in W of both routes, for S with eigenvalues in [`low`, `high`].
 
-    A backward error ε d in the rows F changes A by ε d |F|², hence W = σ A⁻¹ by ε d σ |F|²/λ², λ the least eigenvalue of A, and (through the
-    residual, at most √d) by ε d √d |F|/λ; |F|² <= σ² + r² (|S| + |m|²) as the mean's row is not yet separated. Factor 16 for both routes.
+    A backward error ε d in the rows F changes A by ε d |F|², hence W = σ A⁻¹ by ε d σ |F|²/λ², λ the least eigenvalue
+    of A, and (through the residual, at most √d) by ε d √d |F|/λ; |F|² <= σ² + r² (|S| + |m|²) as the mean's row is
+    not yet separated. Factor 16 for both routes.
     """
     r, sigma = _gains(case)
     d = case["d"]
@@ -209,8 +221,8 @@ def _check_loss(case: Case) -> Outcome:
     moments = _moments(case)
     *_, loss = _optimum(moments.mean, moments.cov, case["noise_std"], case["cond_norm"], *_gains(case))
     _, _, least = _one_class(case, moments)
-    # An error in Θ changes the least sum of squares only in second order; what is left is rounding in a sum of squares <= d, and
-    # that of A⁻¹ (relative ε d times the condition number, of a trace <= d).
+    # An error in Θ changes the least sum of squares only in second order; what is left is rounding in a sum of
+    # squares <= d, and that of A⁻¹ (relative ε d times the condition number, of a trace <= d).
     tolerance = 64 * case["d"] ** 2 * EPS + _weight_tolerance(case, moments.low, moments.high)
     return identity(loss, least, tolerance=tolerance)
 
@@ -263,8 +275,9 @@ def _probes(d: int, seed: int) -> np.ndarray:
 def _flow_tolerance(case: Case, moments: Moments) -> float:
     """Bound on the difference of two routes to Cov^½ times a unit vector plus the mean.
 
-    Rounding moves S_c by δ = 8 ε d |S_c|, Cov by up to δ/(1 - e^(-2T)), its root by √ of that (singular S_c) or that over the least
-    root. The integrator adds STEP_ERROR relative to |S_c|^½ (at least 1), and STOP for the last stretch; the mean is moved |m| times as much.
+    Rounding moves S_c by δ = 8 ε d |S_c|, Cov by up to δ/(1 - e^(-2T)), its root by √ of that (singular S_c) or that
+    over the least root. The integrator adds STEP_ERROR relative to |S_c|^½ (at least 1), and the
+    last stretch STOP, relative to the start's σ_T = (1 - e^(-2T))^½; the mean is moved |m| times as much.
     """
     norm, noise2, decay = (
         moments.high + case["mean_norm"] ** 2,
@@ -274,7 +287,7 @@ def _flow_tolerance(case: Case, moments: Moments) -> float:
     moved = 8 * case["d"] * EPS * norm / noise2
     least = max(moments.low / (noise2 + decay * moments.low), 1e-300)
     rounding = min(np.sqrt(moved), moved / np.sqrt(least))
-    return float(rounding + (STEP_ERROR + STOP) * max(1.0, np.sqrt(norm))) * (1 + case["mean_norm"])
+    return float(rounding + (STEP_ERROR + STOP / np.sqrt(noise2)) * max(1.0, np.sqrt(norm))) * (1 + case["mean_norm"])
 
 
 def _flow_ends(case: Case, moments: Moments, probes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -285,7 +298,9 @@ def _flow_ends(case: Case, moments: Moments, probes: np.ndarray) -> tuple[np.nda
 
 
 def _check_generation(case: Case) -> Outcome:
-    """The library's Gaussian against the integrated flow: mean, and Cov^½ (the flow's matrix is symmetric) along the probes."""
+    """The library's Gaussian against the integrated flow: mean, and Cov^½ (the flow's matrix is symmetric) along the
+    probes.
+    """
     moments = _moments(case)
     probes = _probes(case["d"], case["seed"])
     mean, cov, ends = _flow_ends(case, moments, probes)
@@ -327,12 +342,16 @@ GUIDED: Mapping[str, Any] = {
 }
 GUIDED_STEPS = 128
 GUIDED_ERROR = 1e-9
-"""Relative error of the guided flow in GUIDED_STEPS steps for w <= 4, measured by halving the step (tests/test_linear.py)."""
+"""Relative error of the guided flow in GUIDED_STEPS steps for w <= 4, measured by halving the step
+(tests/test_linear.py).
+"""
 
 
 @jax.jit
 def guided_flow(m: Array, lam: Array, mb: Array, Lam: Array, w: Array, T: Array) -> Array:
-    """The guided reverse flow in a common eigenbasis, from 0 and from 1 in every direction, with both regressions x̂0 of x0."""
+    """The guided reverse flow in a common eigenbasis, from 0 and from 1 in every direction, with both regressions x̂0
+    of x0.
+    """
     beta = jnp.maximum(1.0, jnp.sqrt(jnp.maximum(jnp.max(lam), jnp.max(Lam))))
 
     def denoise(z: Array, time: Array) -> Array:
@@ -350,7 +369,9 @@ def _guided(V: Array, m: Array, lam: Array, mb: Array, Lam: Array, w: Array, T: 
 
 
 def _guided_case(case: Case) -> tuple[Vector, Vector, Vector, Vector]:
-    """Eigenvalues of S; of S' = share S + excess (as in pooled data), the excess in the first half of the directions."""
+    """Eigenvalues of S; of S' = share S + excess (as in pooled data), the excess in the first half of the
+    directions.
+    """
     d, seed = case["d"], case["seed"]
     lam = eigenvalues(d, case["condition"], seed, max(d - case["zeros"], 0))
     Lam = case["share"] * lam + case["excess"] * (np.arange(d) < (d + 1) // 2)
@@ -365,14 +386,14 @@ def _check_guided(case: Case) -> Outcome:
     law = _guided(V, m, lam, mb, Lam, w, T)
     ends = np.asarray(guided_flow(m, lam, mb, Lam, w, T))
     root = ends[1] - ends[0]
-    # The basis change moves eigenvalues by δ = 8 ε d |S'|: relative δ/λ, the powers by (1 + w) of that; mean and root move in proportion to
-    # what the flow carries, at most `reach`.
+    # The basis change moves eigenvalues by δ = 8 ε d |S'|: relative δ/λ, the powers by (1 + w) of that; mean and root
+    # move in proportion to what the flow carries, at most `reach`.
     moved = 8 * case["d"] * EPS * max(lam[0], np.max(Lam))
     relative = np.where(
         lam > 0, (1 + 2 * w) * moved * (1 / np.where(lam > 0, lam, 1) + 1 / np.where(Lam > 0, Lam, 1)), 0.0
     )
     reach = 1 + np.max(np.abs(root)) + (1 + np.max(np.abs(ends[0])) + case["mean_norm"] + w * case["gap"])
-    tolerance = float(np.max(relative) + GUIDED_ERROR + (1 + 2 * w) * STOP) * reach
+    tolerance = float(np.max(relative) + GUIDED_ERROR + (1 + 2 * w) * STOP / np.sqrt(-np.expm1(-2 * T))) * reach
     return worst(
         identity(V.T @ np.asarray(law.mean), ends[0], tolerance=tolerance),
         identity(V.T @ np.asarray(law.cov) @ V, np.diag(root**2), tolerance=2 * reach * tolerance),
@@ -380,7 +401,9 @@ def _check_guided(case: Case) -> Outcome:
 
 
 def _check_tilted(case: Case) -> Outcome:
-    """Is what guidance generates (integrated flow, T = 50) the tilted density p(x|y)^(1+w) p(x)^(-w), in one dimension?"""
+    """Is what guidance generates (integrated flow, T = 50) the tilted density p(x|y)^(1+w) p(x)^(-w), in one
+    dimension?
+    """
     w, lam, Lam, m = case["guidance"], case["variance"], case["pooled_variance"], case["mean"]
     precision = (1 + w) / lam - w / Lam
     tilted = np.array([(1 + w) * m / lam / precision, 1 / precision])
@@ -419,7 +442,8 @@ CLAIMS: tuple[Claim, ...] = (
         id="SC-L1",
         title="The clean optimal linear denoiser",
         printed=f"{_PAPER}, lemma 1 (appendix A)",
-        statement=r"$W = \sigma(\sigma^2 I + r^2 S)^{-1}$ and $V c = -r W m$ minimise the loss; the score is $-\hat\epsilon/\sigma$.",
+        statement=r"$W = \sigma(\sigma^2 I + r^2 S)^{-1}$ and $V c = -r W m$ minimise the loss; the score is "
+        r"$-\hat\epsilon/\sigma$.",
         kind="identity",
         domain=_AT_TIME,
         check=_check_score,
@@ -433,7 +457,8 @@ CLAIMS: tuple[Claim, ...] = (
         title="The corrupted optimum: S plus a multiple of the identity?",
         printed=f"{_PAPER}, lemma 2 (appendix A)",
         statement=(
-            r"Under code noise $\gamma$ the optimum is that of lemma 1 with $S + \frac{\gamma^2}{1+\gamma^2}|m|^2 I$ in the place of $S$ and "
+            r"Under code noise $\gamma$ the optimum is that of lemma 1 with $S + "
+            r"\frac{\gamma^2}{1+\gamma^2}|m|^2 I$ in the place of $S$ and "
             r"$m/(1+\gamma^2)$ in that of $m$: its loss is the least one."
         ),
         kind="inequality",
@@ -442,7 +467,8 @@ CLAIMS: tuple[Claim, ...] = (
         method="the loss at the printed W, V against the least one by " + _LEAST_SQUARES,
         expected="fails",
         corrected_by="SC-L2*",
-        remark="True for $d = 1$, for $m = 0$ and for $\\gamma = 0$. The normal equations leave $m m^T - m m^T/(1+\\gamma^2)$, of rank one.",
+        remark="True for $d = 1$, for $m = 0$ and for $\\gamma = 0$. The normal equations leave $m m^T - m "
+        "m^T/(1+\\gamma^2)$, of rank one.",
     ),
     Claim(
         id="SC-L2*",
@@ -458,7 +484,8 @@ CLAIMS: tuple[Claim, ...] = (
         method=_LEAST_SQUARES,
         expected="proved",
         proof=proofs.corrupted_optimum,
-        proof_scope="d = 1 with a code of dimension 2, d = 2 with one of dimension 1; any S, m, r, sigma, noise and norm",
+        proof_scope="d = 1 with a code of dimension 2, d = 2 with one of dimension 1; any S, m, r, sigma, noise "
+        "and norm",
     ),
     Claim(
         id="F-LOSS",
@@ -495,7 +522,8 @@ CLAIMS: tuple[Claim, ...] = (
         printed=f"{_PAPER}, lemma 3 (appendix A)",
         statement=(
             r"As $T\to\infty$, $z_T \sim N(m, S)$. At finite $T$, in the eigenbasis of $S$, the variance is "
-            r"$\lambda/(1+(\lambda-1)e^{-2T})$ and the mean $m$ times $1 - \sqrt\lambda\, e^{-T}/\sqrt{1+(\lambda-1)e^{-2T}}$."
+            r"$\lambda/(1+(\lambda-1)e^{-2T})$ and the mean $m$ times $1 - \sqrt\lambda\, "
+            r"e^{-T}/\sqrt{1+(\lambda-1)e^{-2T}}$."
         ),
         kind="identity",
         domain=Domain({**MOMENTS, "horizon": TIME}),
@@ -504,14 +532,16 @@ CLAIMS: tuple[Claim, ...] = (
         expected="proved",
         proof=proofs.generation,
         proof_scope="any d, eigenmode by eigenmode (S positive definite)",
-        remark=r"The printed aside $1 \geq \lambda_1$ is false (the largest eigenvalue of a sample covariance may exceed 1) and is not used.",
+        remark=r"The printed aside $1 \geq \lambda_1$ is false (the largest eigenvalue of a sample covariance "
+        r"may exceed 1) and is not used.",
     ),
     Claim(
         id="SC-L4",
         title="Corrupted generation: a Gaussian widened in every direction?",
         printed=f"{_PAPER}, lemma 4 (appendix A)",
         statement=(
-            r"As $T\to\infty$, $z_T \sim N(m/(1+\gamma^2), S + \frac{\gamma^2}{1+\gamma^2}|m|^2 I)$; at finite $T$ as in lemma 3 with "
+            r"As $T\to\infty$, $z_T \sim N(m/(1+\gamma^2), S + \frac{\gamma^2}{1+\gamma^2}|m|^2 I)$; at "
+            r"finite $T$ as in lemma 3 with "
             r"$\lambda + \frac{\gamma^2}{1+\gamma^2}|m|^2$ in the place of $\lambda$."
         ),
         kind="identity",
@@ -527,7 +557,8 @@ CLAIMS: tuple[Claim, ...] = (
         title="Corrupted generation: a Gaussian widened along the mean",
         printed=f"corrects {_PAPER}, lemma 4",
         statement=(
-            r"With $S_c = S + s\,m m^T$: $\mathrm{Cov} = S_c(I + (S_c - I)e^{-2T})^{-1}$, mean $(1-s)(I - e^{-T}\mathrm{Cov}^{1/2})m$; as "
+            r"With $S_c = S + s\,m m^T$: $\mathrm{Cov} = S_c(I + (S_c - I)e^{-2T})^{-1}$, mean $(1-s)(I - "
+            r"e^{-T}\mathrm{Cov}^{1/2})m$; as "
             r"$T\to\infty$, $N((1-s)m, S_c)$."
         ),
         kind="identity",
@@ -543,9 +574,12 @@ CLAIMS: tuple[Claim, ...] = (
         title="What guidance generates",
         printed=f"{_PAPER}, eq. 13 (a setting; the closed form was found)",
         statement=(
-            r"Guidance $w$ with linear scores of $N(m,\lambda)$ and pooled $N(m',\Lambda)$ (commuting) generates, in a common eigenbasis, the variance "
-            r"$(\lambda/v_c)^{1+w}(\Lambda/v_u)^{-w}$, $v_c = 1+(\lambda-1)e^{-2T}$, $v_u = 1+(\Lambda-1)e^{-2T}$, and the mean "
-            r"$m(1-g)+(m-m')J$, $g = e^{-T}\sqrt{\mathrm{variance}}$, $J = \frac{w}{2}\int_0^{q_T} \frac{g(q)}{\Lambda+q}dq$, $q_T = e^{2T}-1$."
+            r"Guidance $w$ with linear scores of $N(m,\lambda)$ and pooled $N(m',\Lambda)$ (commuting) "
+            r"generates, in a common eigenbasis, the variance "
+            r"$(\lambda/v_c)^{1+w}(\Lambda/v_u)^{-w}$, $v_c = 1+(\lambda-1)e^{-2T}$, $v_u = "
+            r"1+(\Lambda-1)e^{-2T}$, and the mean "
+            r"$m(1-g)+(m-m')J$, $g = e^{-T}\sqrt{\mathrm{variance}}$, $J = \frac{w}{2}\int_0^{q_T} "
+            r"\frac{g(q)}{\Lambda+q}dq$, $q_T = e^{2T}-1$."
         ),
         kind="identity",
         domain=Domain(GUIDED),
@@ -575,14 +609,16 @@ CLAIMS: tuple[Claim, ...] = (
         method="the tilted Gaussian against integration of the guided reverse flow at T = 50",
         expected="fails",
         corrected_by="SC-G",
-        remark="True without guidance, and where both variances and means agree. The scores of noised densities do not add up to that of the noised tilt.",
+        remark="True without guidance, and where both variances and means agree. The scores of noised "
+        "densities do not add up to that of the noised tilt.",
     ),
     Claim(
         id="F-TRACE",
         title="What a rank-one term adds to the trace of the root",
         printed="found; used for the gain in W2",
         statement=(
-            r"$\mathrm{tr}(S+s\,m m^T)^{1/2} - \mathrm{tr} S^{1/2} = \frac{1}{2\pi}\int_0^\infty t^{-1/2}\log(1+s\,m^T(S+t)^{-1}m)\,dt$."
+            r"$\mathrm{tr}(S+s\,m m^T)^{1/2} - \mathrm{tr} S^{1/2} = \frac{1}{2\pi}\int_0^\infty "
+            r"t^{-1/2}\log(1+s\,m^T(S+t)^{-1}m)\,dt$."
         ),
         kind="identity",
         domain=Domain({**MOMENTS, "ratio": Reals(0.0, 1.0)}),
