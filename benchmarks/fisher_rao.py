@@ -2,8 +2,8 @@
 
     python benchmarks/fisher_rao.py --output benchmarks/RESULTS-fisher.md
 
-prints a Markdown table with the machine and the versions. Peers that are not installed are left out. For one thread, set
-OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 and pin the process to a core (taskset -c 0).
+prints a Markdown table with the machine and the versions. Peers that are not installed are left out. For one thread,
+set OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 and pin the process to a core (taskset -c 0).
 """
 
 import argparse

@@ -19,14 +19,14 @@ import _timing
 
 _timing.one_core()
 
-import jax
-import jax.numpy as jnp
-import mpmath
-import numpy as np
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import mpmath  # noqa: E402
+import numpy as np  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 
-from theory.gaussian import Gaussian, wasserstein2, wasserstein2_paired
+from theory.gaussian import Gaussian, wasserstein2, wasserstein2_paired  # noqa: E402
 
 OURS = "Patina, `wasserstein2_paired`"
 
@@ -72,13 +72,13 @@ def batch(covs):
 
 def patina():
     """Ours, in blocks."""
-    return lambda A, B: lambda p=batch(A), q=batch(B): wasserstein2_paired(p, q)
+    return lambda A, B: partial(wasserstein2_paired, batch(A), batch(B))
 
 
 def patina_vmap():
     """Ours, by vmap."""
     mapped = jax.jit(jax.vmap(wasserstein2))
-    return lambda A, B: lambda p=batch(A), q=batch(B): mapped(p, q)
+    return lambda A, B: partial(mapped, batch(A), batch(B))
 
 
 def numpy_trace():
@@ -148,7 +148,11 @@ def ott():
 
 
 def geomstats():
-    """geomstats' Bures-Wasserstein metric (it returns the square), batched NumPy."""
+    """geomstats' Bures-Wasserstein metric (it returns the square), batched NumPy.
+
+    Its release 2.8 imports `numpy.trapz`, which NumPy 2.4 no longer has: it is given `numpy.trapezoid`.
+    """
+    vars(np).setdefault("trapz", np.trapezoid)
     from geomstats.geometry.spd_matrices import SPDBuresWassersteinMetric, SPDMatrices
 
     def prepare(A, B):

@@ -33,12 +33,12 @@ from theory.fisher import (
 from theory.gaussian import Gaussian
 
 EPS = np.finfo(float).eps
-connect = jax.jit(fisher_rao_connect)
+connect = fisher_rao_connect  # compiled inside
 distance = jax.jit(centred_distance)
 point = jax.jit(centred_geodesic)
 
 
-geodesic = jax.jit(fisher_rao_geodesic)
+geodesic = fisher_rao_geodesic
 shoot = jax.jit(fisher_rao_exponential)
 
 
@@ -306,7 +306,7 @@ def test_derivative_of_the_distance():
         moved = jax.tree.map(lambda x, v: x + t * v, (p, q), change)
         return fisher_rao_distance(*moved)
 
-    slope = (float(at(1e-5)) - float(at(-1e-5))) / 2e-5
+    slope = (float(at(1e-6)) - float(at(-1e-6))) / 2e-6
     assert float(jax.jit(jax.grad(at))(0.0)) == pytest.approx(slope, rel=1e-7)
     still = jax.jit(jax.grad(lambda m: fisher_rao_distance(Gaussian(m, p.cov), p)))(p.mean)
     assert np.all(np.asarray(still) == 0)
@@ -322,6 +322,34 @@ def test_lower_bound_is_exact_where_it_should_be():
     assert float(same_cov) == pytest.approx(math.sqrt(2) * math.acosh(1 + square / 4), rel=1e-12)
 
 
+def test_lower_bound_by_embedding_and_by_projection():
+    """Both written out with SciPy on the matrices themselves."""
+    cov0, cov1 = covariance(2, 20.0, 1), covariance(2, 90.0, 2)
+    for mean in (np.array([0.1, -0.05]), np.array([3.0, 5.0])):
+        embedded = [np.block([[c + np.outer(m, m), m[:, None]], [m, 1.0]]) for c, m in ((cov0, 0 * mean), (cov1, mean))]
+        by_embedding = np.linalg.norm(np.log(eigh(embedded[1], embedded[0], eigvals_only=True))) / math.sqrt(2)
+        u = np.linalg.solve(cov0 + cov1, mean)
+        s0, s1 = math.sqrt(u @ cov0 @ u), math.sqrt(u @ cov1 @ u)
+        by_projection = math.sqrt(2) * math.acosh(1 + ((u @ mean) ** 2 / 2 + (s1 - s0) ** 2) / (2 * s0 * s1))
+        found = lower_bound(normal([0.0, 0.0], cov0), normal(mean, cov1))
+        assert float(found) == pytest.approx(max(by_embedding, by_projection), rel=1e-11)
+
+
+@pytest.mark.parametrize("part", ["mean", "cov"])
+def test_the_residual_bounds_what_is_missed(part):
+    """A target off by some 1e-4: the residual is at least a lower bound on the distance missed, and not far above."""
+    from theory import _lift
+
+    a, scale = jnp.array([1.0, -0.5]), jnp.array([1.5, 0.7])
+    x, B, _ = _lift.minimise(a, scale**2 - 1, max_steps=100)
+    assert float(_lift.mismatch(x, B, a, scale)) < 1e-13
+    # Where the mean alone is off, the target is moved; where the covariance alone, it is stretched.
+    target, width = (a + 1e-4, scale) if part == "mean" else (a, scale * (1 + 1e-4))
+    missed = float(lower_bound(Gaussian(a, jnp.diag(scale**2)), Gaussian(target, jnp.diag(width**2))))
+    residual = float(_lift.mismatch(x, B, target, width))
+    assert 0.999 * missed <= residual <= 1.5 * missed
+
+
 # ------------------------------------------------------------------------------------------------------ failures
 
 
@@ -334,9 +362,11 @@ def test_a_pair_too_far_raises_and_is_nan_when_compiled():
     found = connect(p, q)
     assert math.isnan(found.distance)
     assert not bool(found.converged)
+    # On the line through both means alone they are this far apart: the bound says so, and stays finite.
+    assert float(univariate_distance(0.0, 1.0, 1e9, 1e-4)) <= float(found.lower) < math.inf
     assert not float(found.residual) <= 1e-9
     assert math.isnan(jax.jit(fisher_rao_distance)(p, q))
-    assert np.all(np.isnan(geodesic(p, q, 0.5).cov))
+    assert np.all(np.isnan(jax.jit(geodesic)(p, q, 0.5).cov))
 
 
 def test_bad_input():

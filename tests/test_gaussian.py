@@ -48,7 +48,8 @@ def exact_wasserstein2(p, q):
         shift, A, B = _exact_matrices(p, q)
         root = _exact_root(A)
         crossed = mpmath.eigsy(root * B * root, eigvals_only=True)
-        trace = sum(A[i, i] + B[i, i] for i in range(A.rows)) - 2 * sum(mpmath.sqrt(max(v, 0)) for v in crossed)
+        trace = sum(A[i, i] + B[i, i] for i in range(A.rows))
+        trace -= 2 * sum(mpmath.sqrt(max(v, 0)) for v in crossed)
         return float(mpmath.sqrt(sum(v**2 for v in shift) + max(trace, 0)))
 
 
@@ -64,7 +65,7 @@ def exact_kl(p, q):
 
 
 def nearby(p, seed, distance):
-    """N(0, T S T) with T = I + X, X symmetric and small: at W2 = `distance` from p = N(0, S), as T is the optimal map."""
+    """N(0, T S T), T = I + X, X symmetric and small: at W2 = `distance` from p = N(0, S), as T is optimal."""
     d = p.dim
     X = np.random.default_rng(seed).standard_normal((d, d))
     X = X + X.T
@@ -76,7 +77,7 @@ def nearby(p, seed, distance):
 # --- entropy, log-density, sampling ---------------------------------------------------------------------------------
 
 
-@given(pairs(max_condition=1e4))
+@given(pairs(few, max_condition=1e4))
 def test_entropy_and_log_density_agree_with_scipy(pair):
     p, q = pair
     oracle = multivariate_normal(np.asarray(p.mean), np.asarray(p.cov))
@@ -149,7 +150,7 @@ def test_kl_on_both_sides_of_the_switch(scale):
     np.testing.assert_allclose(kl(p, q), expected, rtol=20 * EPS / min(abs(scale - 1), 1))
 
 
-@given(pairs())
+@given(pairs(few))
 def test_kl_is_zero_only_at_equality(pair):
     p, q = pair
     assert kl(p, p) == 0
@@ -176,7 +177,7 @@ def test_kl_gradient_is_the_textbook_one(cov, seed):
 # --- Wasserstein ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(pairs(small, singular=True))
 def test_wasserstein_agrees_with_sixty_digits(pair):
     p, q = pair
@@ -195,7 +196,7 @@ def test_wasserstein_keeps_six_digits_near_zero(d, seed, other, condition, expon
     np.testing.assert_allclose(wasserstein2(p, q), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("d", [8, 24])
+@pytest.mark.parametrize("d", [8, 12])
 @pytest.mark.parametrize("condition", [1.0, 1e8])
 def test_wasserstein_keeps_six_digits_in_higher_dimension(d, condition):
     p = Gaussian(np.zeros(d), covariance(d, condition, 3))
@@ -206,7 +207,7 @@ def test_wasserstein_keeps_six_digits_in_higher_dimension(d, condition):
     np.testing.assert_allclose(wasserstein2(p, far), exact_wasserstein2(p, far), rtol=1e-10)
 
 
-@given(pairs(max_condition=1e3))
+@given(pairs(st.just(8), max_condition=1e3))
 def test_wasserstein_agrees_with_pot(pair):
     p, q = pair
     arrays = [np.asarray(a) for a in (p.mean, q.mean, p.cov, q.cov)]
@@ -216,7 +217,7 @@ def test_wasserstein_agrees_with_pot(pair):
     )
 
 
-@given(pairs(singular=True), seeds)
+@given(pairs(few, singular=True), seeds)
 def test_wasserstein_is_a_metric(pair, seed):
     p, q = pair
     r = Gaussian(direction(p.dim, seed), covariance(p.dim, 1e4, seed))
@@ -226,7 +227,7 @@ def test_wasserstein_is_a_metric(pair, seed):
     assert wasserstein2(p, r) <= wasserstein2(p, q) + wasserstein2(q, r) + slack
 
 
-@given(dimensions, seeds, st.floats(0, 3))
+@given(few, seeds, st.floats(0, 3))
 def test_wasserstein_of_commuting_covariances(d, seed, exponent):
     """Commuting covariances: the distance of the standard deviations, zero ones included."""
     rng = np.random.default_rng(seed)
@@ -262,7 +263,7 @@ def test_gradient_is_identity_minus_the_optimal_map(pair):
     half, back = power(p.cov, 0.5), power(p.cov, -0.5)
     T = back @ power(half @ q.cov @ half, 0.5) @ back
     gradient = squared_gradient(p, q)
-    # back is known to sqrt(condition) eps relative to its size sqrt(condition), and the middle root to eps * sqrt(condition)
+    # `back` is of size sqrt(condition), twice, and the root between them is known to eps sqrt(condition)
     np.testing.assert_allclose((gradient.cov + gradient.cov.T) / 2, np.eye(p.dim) - T, atol=1e4**1.5 * 100 * EPS)
     np.testing.assert_allclose(gradient.mean, 2 * (p.mean - q.mean), atol=1e-14)
 
@@ -298,7 +299,7 @@ def test_large_dimension():
 
 
 def test_batches_equal_single_calls():
-    """One batch of well-conditioned, ill-conditioned, singular and equal pairs; the loops inside serve each as if alone."""
+    """Well-conditioned, ill-conditioned, singular and equal pairs: the loops inside serve each as if alone."""
     d, covs = 3, [covariance(3, c, 7, r) for c, r in ((3.0, None), (1e8, None), (1e2, 1), (1.0, None), (10.0, 2))]
     p = jax.vmap(Gaussian)(jnp.zeros((5, d)), jnp.stack([jnp.asarray(c) for c in covs]))
     q = jax.vmap(Gaussian)(jnp.ones((5, d)), jnp.stack([jnp.asarray(c) for c in [*covs[2:], *covs[:2]]]))
@@ -316,7 +317,7 @@ X = jax.random.normal(jax.random.key(0), (2, 256, 8, 16))
 X = X.at[:, :4, :, 3:].set(0)  # some singular: the loops' bodies run too
 p, q = (jax.vmap(Gaussian)(jnp.zeros((256, 8)), x @ x.mT) for x in X)
 mapped = jax.jit(jax.vmap(wasserstein2))
-for _ in range(20):
+for _ in range(8):
     assert jnp.isfinite(mapped(p, q)).all()
     assert jnp.isfinite(wasserstein2_paired(p, q)).all()
 print("finished")

@@ -45,19 +45,19 @@ def compiled(name, method, reference=None):
     path = make(name)
     if reference is not None:
         path = type(path)(jax.tree.leaves(path)[0], reference=reference)
-    return jax.jit(getattr(path, method))
+    return jax.jit(lambda *arguments: getattr(path, method)(*arguments))
 
 
 @each_path
 def test_starts_clean_and_ends_as_it_says(name):
-    path = make(name)
+    path, signal, noise = make(name), compiled(name, "signal"), compiled(name, "noise")
     if path.starts_clean:
-        np.testing.assert_allclose(path.signal(0.0), 1.0, atol=8 * EPS)
-        np.testing.assert_allclose(path.noise(0.0), 0.0, atol=8 * EPS)
+        np.testing.assert_allclose(signal(0.0), 1.0, atol=8 * EPS)
+        np.testing.assert_allclose(noise(0.0), 0.0, atol=8 * EPS)
     if path.ends_in_unit_noise:
         # the Ornstein-Uhlenbeck and linear schedules stop at A = 0.007, documented; the others reach 0
-        assert float(jnp.max(path.signal(1.0))) < 0.01
-        np.testing.assert_allclose(path.noise(1.0), 1.0, atol=1e-4)
+        assert float(np.max(signal(1.0))) < 0.01
+        np.testing.assert_allclose(noise(1.0), 1.0, atol=1e-4)
 
 
 @each_path
@@ -87,19 +87,18 @@ def test_time_at_inverts_log_snr_at_every_frequency(name, t):
 def test_time_at_is_differentiable(name):
     path = make(name)
     at = 0.4
-    slope = jax.grad(lambda t: path._at_reference(path.log_snr(t)))(at)
-    inverse = jax.grad(path.time_at)(path._at_reference(path.log_snr(at)))
+    value, slope = jax.jit(jax.value_and_grad(lambda t: path._at_reference(path.log_snr(t))))(at)
+    inverse = jax.jit(jax.grad(lambda x: path.time_at(x)))(value)
     np.testing.assert_allclose(slope * inverse, 1.0, rtol=1e-9)
 
 
 @each_path
 def test_gate_is_the_first_time_at_which_every_frequency_is_noisy_enough(name):
-    path = make(name)
     for sigma in (0.01, 0.5, 3.0):
-        t = float(path.t_min(sigma))
-        ratio = path.noise(t) / path.signal(t)
+        t = float(compiled(name, "t_min")(sigma))
+        ratio = compiled(name, "noise")(t) / compiled(name, "signal")(t)
         np.testing.assert_allclose(jnp.min(ratio), sigma, rtol=1e-9)
-    assert float(path.t_min(0.0)) == 0.0
+    assert 0 <= float(compiled(name, "t_min")(0.0)) < EPS
 
 
 def test_gate_is_infinite_where_the_path_never_gets_there():
@@ -120,15 +119,16 @@ def test_basis_is_orthonormal_and_inverts(name):
 
 @each_path
 def test_corrupted_samples_follow_the_marginal(name):
-    """First and second moments of 40000 corrupted samples against the exact law (fixed key, 6 standard errors)."""
-    path, t, count, d = make(name), 0.3, 40_000, math.prod(SHAPE)
+    """First and second moments of 20000 corrupted samples against the exact law (fixed key, 6 standard errors)."""
+    path, t, count, d = make(name), 0.3, 20_000, math.prod(SHAPE)
     factor = np.random.default_rng(0).standard_normal((d, d)) / 4
     law = Gaussian(jnp.linspace(-1, 1, d), jnp.asarray(factor @ factor.T + 0.1 * np.eye(d)))
-    exact = path.marginal(law, t)
+    exact = compiled(name, "marginal")(law, t)
     first, second = jax.random.split(jax.random.key(3))
     x0 = law.sample(first, (count,)).reshape(count, *SHAPE)
     eps = jax.random.normal(second, x0.shape)
-    xt = np.asarray(jax.vmap(lambda x, e: path.corrupt(x, t, e))(x0, eps)).reshape(count, d)
+    corrupt = jax.jit(jax.vmap(path.corrupt, in_axes=(0, None, 0)))
+    xt = np.asarray(corrupt(x0, t, eps)).reshape(count, d)
     variance = np.diag(exact.cov)
     assert np.all(np.abs(xt.mean(axis=0) - exact.mean) < 6 * np.sqrt(variance / count))
     spread = np.sqrt((np.outer(variance, variance) + np.asarray(exact.cov) ** 2) / count)
@@ -137,24 +137,24 @@ def test_corrupted_samples_follow_the_marginal(name):
 
 @each_path
 def test_channels_share_gains(name):
-    path = make(name)
     x = jax.random.normal(jax.random.key(2), (*SHAPE, 3))
     eps = jax.random.normal(jax.random.key(4), x.shape)
-    whole = path.corrupt(x, 0.4, eps)
-    apart = jnp.stack([path.corrupt(x[..., c], 0.4, eps[..., c]) for c in range(3)], axis=-1)
+    corrupt, marginal = compiled(name, "corrupt"), compiled(name, "marginal")
+    whole = corrupt(x, 0.4, eps)
+    apart = np.stack([corrupt(x[..., c], 0.4, eps[..., c]) for c in range(3)], axis=-1)
     np.testing.assert_allclose(whole, apart, atol=1e-14)
     flat = Gaussian(x.ravel(), jnp.zeros((x.size, x.size)))
-    np.testing.assert_allclose(path.marginal(flat, 0.4).mean, path.corrupt(x, 0.4, 0 * eps).ravel(), atol=1e-13)
+    np.testing.assert_allclose(marginal(flat, 0.4).mean, corrupt(x, 0.4, 0 * eps).ravel(), atol=1e-13)
 
 
 @each_path
 def test_mixture_marginal_is_the_mixture_of_marginals(name):
-    path, d = make(name), math.prod(SHAPE)
+    d, marginal = math.prod(SHAPE), compiled(name, "marginal")
     means = jnp.stack([jnp.zeros(d), jnp.linspace(-1, 1, d)])
     covs = jnp.stack([jnp.eye(d), 0.5 * jnp.eye(d)])
-    found = path.marginal(GaussianMixture(jnp.array([0.25, 0.75]), means, covs), 0.6)
+    found = marginal(GaussianMixture(jnp.array([0.25, 0.75]), means, covs), 0.6)
     for k in range(2):
-        one = path.marginal(Gaussian(means[k], covs[k]), 0.6)
+        one = marginal(Gaussian(means[k], covs[k]), 0.6)
         np.testing.assert_allclose(found.means[k], one.mean, atol=1e-13)
         np.testing.assert_allclose(found.covs[k], one.cov, atol=1e-12)
 
@@ -176,15 +176,16 @@ def test_float32_stays_float32_and_is_accurate(name):
     double = make(name)
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if eqx.is_array(leaf) else leaf, double)
     t = jnp.float32(0.3)
-    for fine, coarse in zip(double.powers(jnp.asarray(t, float)), single.powers(t), strict=True):
+    method = eqx.filter_jit(lambda path, name, *arguments: getattr(path, name)(*arguments))
+    for fine, coarse in zip(method(double, "powers", float(t)), method(single, "powers", t), strict=True):
         assert coarse.dtype == jnp.float32
         # exponents up to 10 or so, powers up to 14: each costs a factor in float32's 6e-8
         np.testing.assert_allclose(coarse, fine, rtol=1e-4)
     x = jnp.ones(SHAPE, jnp.float32)
-    assert single.corrupt(x, t, x).dtype == jnp.float32
-    assert single.time_at(jnp.float32(0.5)).dtype == jnp.float32
+    assert method(single, "corrupt", x, t, x).dtype == jnp.float32
+    assert method(single, "time_at", jnp.float32(0.5)).dtype == jnp.float32
     low, high = double.t_range
-    ends = [single.log_snr(jnp.float32(end)) for end in (low, high)]
+    ends = [method(single, "log_snr", jnp.float32(end)) for end in (low, high)]
     assert bool(jnp.all(jnp.isfinite(ends[0])) & jnp.all(jnp.isfinite(ends[1])))
 
 
@@ -200,17 +201,20 @@ def test_jit_vmap_and_gradients(name):
     def total(p, t):
         return sum(jnp.sum(gain) for gain in (p.signal(t), p.noise(t)))
 
+    gradients = eqx.filter_jit(eqx.filter_grad(total))
+    rate_of = jax.jit(lambda t: jax.jvp(path.powers, (t,), (jnp.ones(()),))[1])
+    powers = compiled(name, "powers")
     for t in (0.0, 0.5, 1.0):  # finite also at the closed ends
-        gradient = eqx.filter_grad(total)(path, t)
+        gradient = gradients(path, jnp.asarray(t))
         assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradient) if eqx.is_array(leaf))
-        rates = jax.jvp(path.powers, (jnp.asarray(t),), (jnp.ones(()),))[1]
+        rates = rate_of(jnp.asarray(t))
         assert all(bool(jnp.all(jnp.isfinite(rate))) for rate in rates)
     step = 1e-6
     for i in range(2):
-        exact = jax.jvp(path.powers, (jnp.asarray(0.5),), (jnp.ones(()),))[1][i]
-        central = (path.powers(0.5 + step)[i] - path.powers(0.5 - step)[i]) / (2 * step)
+        exact = rate_of(jnp.asarray(0.5))[i]
+        central = (powers(0.5 + step)[i] - powers(0.5 - step)[i]) / (2 * step)
         # central differences: rounding ε/step, truncation step² times a third derivative below 1e5
-        scale = float(jnp.max(jnp.abs(path.powers(0.5)[i]))) + 1
+        scale = float(np.max(np.abs(powers(0.5)[i]))) + 1
         np.testing.assert_allclose(exact, central, rtol=1e-6, atol=1e-6 * scale)
 
 
@@ -247,7 +251,7 @@ def test_shortest_path_is_smooth_where_d_is_one(d):
     def power(value):
         return ShortestPath(value[None], basis="pixels").powers(0.3)[0][0]
 
-    value, gradient = jax.value_and_grad(power)(jnp.asarray(d))
+    value, gradient = jax.jit(jax.value_and_grad(power))(jnp.asarray(d))
     assert math.isclose(value, float(gain), rel_tol=1e-14)
     assert math.isclose(gradient, float(sp.N(slope, 20)), rel_tol=1e-12)
 

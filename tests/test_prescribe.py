@@ -14,6 +14,7 @@ from theory.gaussian import Gaussian, wasserstein2
 from theory.image_advice import advise_blur, advise_images, fit_law, path_lengths
 from theory.linear import corrupted_moments
 from theory.paths import PATHS
+from theory.plugin import Population
 from theory.prescribe import Settings, prescribe
 from theory.spectra import PowerLaw, power_spectrum
 from theory.training_sets import entropy_gap, helpful_limit, optimal_noise_std
@@ -200,6 +201,15 @@ def test_whitened_optimum_is_the_theory_at_the_estimated_mean():
         assert advice.whitened.noise_std.low <= advice.whitened.noise_std.value <= advice.whitened.noise_std.high
     expected = np.dot([c.weight for c in p.classes], [entropy_gap(c.n, 3, c.mean_square, 0.3) for c in p.classes])
     assert p.conditions.rows[1].entropy_change == pytest.approx(expected, rel=1e-12)
+
+
+def test_whitened_distance_without_corruption():
+    p = prescribe(gaussian_classes(n=12, d=3), QUICK)
+    rng = np.random.default_rng(42)
+    for stats, advice in zip(p.classes, p.conditions.classes, strict=True):
+        model = Population.isotropic(3, stats.mean_square)
+        seen = [model.squared_distance(model.training_set(stats.n, rng)) for _ in range(2000)]
+        assert abs(np.mean(seen) - advice.whitened.clean) <= 4.5 * np.std(seen) / math.sqrt(2000)
 
 
 def test_whitened_prediction_holds_for_data_that_obey_the_model():

@@ -1,10 +1,10 @@
 """Closed forms, exact laws and decided claims about corruption in diffusion models.
 
-Laws: `Gaussian`, `GaussianMixture`, and distances between them. Paths from data to noise: `PATHS`. Corruption operators,
-each with sampler and exact law: `OPERATORS`. What optimal linear denoisers generate: `generated`, `generated_guided`;
-its expectation over training sets: `wasserstein_gain`, `entropy_gap`. What samplers make of Gaussian data: `sampling_error`.
-Total variation under noise is in `theory.ambient`, claims in `theory.claims.registry`, advice for data in
-`theory.prescribe`. Float64 throughout: set `jax_enable_x64` first.
+Laws: `Gaussian`, `GaussianMixture`, and distances between them. Paths from data to noise: `PATHS`. Corruption
+operators, each with sampler and exact law: `OPERATORS`. What optimal linear denoisers generate: `generated`,
+`generated_guided`; its expectation over training sets: `wasserstein_gain`, `entropy_gap`. What samplers make of
+Gaussian data: `sampling_error`. Total variation under noise is in `theory.ambient`, claims in
+`theory.claims.registry`, advice for data in `theory.prescribe`. Float64 throughout: set `jax_enable_x64` first.
 """
 
 from theory._checks import InputError

@@ -114,17 +114,21 @@ def gaussian_total_variation(
     raise ArithmeticError(f"total variation not found to {tolerance:g}; give a larger tolerance.")
 
 
-def sigma_min(probability: Callable[[float], float], tau: float = 0.45, *, scale: float = 1.0) -> float:
+def sigma_min(
+    probability: Callable[[float], float], tau: float = 0.45, *, scale: float = 1.0, floor: float = 1e-6
+) -> float:
     """The smallest noise_std at which `probability(noise_std)`, non-decreasing, reaches tau, to 1e-10
     relative.
 
-    `probability` is the mean probability "clean" on corrupted images. Returns 0 if it is there at 1e-6
+    `probability` is the mean probability "clean" on corrupted images. Returns 0 if it is there at `floor`
     `scale` already, and inf if it is not at 1e9 `scale`. tau in (0, 1/2); raises `ValueError` otherwise.
     """
     require(bool(0 < tau < 0.5), "tau", tau, "strictly between 0 and 0.5")
-    low, high = 1e-6 * scale, scale
-    if probability(low) >= tau:
-        return 0.0
+    low = high = scale
+    while probability(low) >= tau:
+        low, high = low / 4, low
+        if low < floor * scale:
+            return 0.0
     while probability(high) < tau:
         low, high = high, 4 * high
         if high > 1e9 * scale:
@@ -135,11 +139,11 @@ def sigma_min(probability: Callable[[float], float], tau: float = 0.45, *, scale
 
 def sigma_min_line(p: Line, q: Line, tau: float = 0.45, *, criterion: Criterion = "classifier") -> float:
     """sigma_min for clean `p` and corrupted `q` on the line: E_q c ≥ tau, or (criterion) TV ≤ 1/2 − tau as
-    the paper prints."""
+    the paper prints. 0 if below 1e-3 of the spread."""
     if criterion == "total variation":
-        return sigma_min(lambda s: 0.5 - total_variation(p, q, noise_std=s), tau, scale=_spread(p, q))
+        return sigma_min(lambda s: 0.5 - total_variation(p, q, noise_std=s), tau, scale=_spread(p, q), floor=1e-3)
     curve = lambda s: probability_clean(triangular_discrimination(p, q, noise_std=s))  # noqa: E731
-    return sigma_min(curve, tau, scale=_spread(p, q))
+    return sigma_min(curve, tau, scale=_spread(p, q), floor=1e-3)
 
 
 def sigma_min_for_spectra(

@@ -171,7 +171,7 @@ def _check(path: Path, spectrum: Variance, times: Array, sampler: str, start: st
     if is_concrete(times):
         values = np.asarray(times)
         falling = bool(np.all(np.diff(values) < 0) and values[0] <= 1 and values[-1] >= 0)
-        require(falling, "times", f"{times}", "falling, within [0, 1]")
+        require(falling, "times", f"{values[0]:g} ... {values[-1]:g}", "falling, within [0, 1]")
 
 
 def _initial(path: Path, first: _Points, start: str) -> Variance:

@@ -4,8 +4,9 @@ The reverse flow uses the score (1 + w) ∇ log p(z | y) - w ∇ log p(z), both 
 N(m', S') for the pooled data (the unconditional branch's linear optimum). Scaled to x = z/r, and with q = (1 - r²)/r²
 the squared noise-to-signal ratio (q = e^(2t) - 1 for the Ornstein-Uhlenbeck process), the flow is
 
-    dx/dq = ½ [(1 + w)(S + q)⁻¹(x - m) - w (S' + q)⁻¹(x - m')],   from q_T = e^(2T) - 1, x ~ N(0, 1 + q_T), down to q
-    = 0.
+    dx/dq = ½ [(1 + w)(S + q)⁻¹(x - m) - w (S' + q)⁻¹(x - m')],   q from q_T = e^(2T) - 1 down to 0,
+
+starting from x ~ N(0, 1 + q_T).
 
 *Commuting S, S'* with eigenvalues λ, Λ in a common basis. The homogeneous part of the flow from q to 0 is the square
 root of
@@ -24,10 +25,12 @@ over η from η_T = η(q_T) to η₀ = η(0); J = w (1 - (Λ/(Λ+q_T))^½) at λ
 number.) A singular direction: λ = 0 < Λ gives variance 0 and mean m; λ = Λ = 0 gives variance 0 and mean (1 + w) m -
 w m', at any T.
 
-*Otherwise* the flow's matrix is integrated. With u = q^(-½) and y = log((1 + βu)/(1 + αu)), 1/β² and 1/α² the largest
-and the smallest eigenvalue (times 4 and 1/4), every singularity u = ±i/√λ stays at a distance of order 1 from the
+*Otherwise* the flow's matrix is integrated. With u = q^(-½) and y = log((1 + βu)/(1 + αu)), β² four times the largest
+and α² a quarter of the smallest eigenvalue, every singularity u = ±i/√λ stays at a distance of order 1 from the
 real axis, and y runs from its value at T (0 for T = ∞) to log(β/α).
 """
+
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -144,7 +147,7 @@ def _flow(pair: _Pair, means: Array, w: Array, T: Array) -> Array:
     length, start_u = jnp.log(beta / alpha), 1 / jnp.sqrt(jnp.expm1(2 * T))
     signs = jnp.stack([1 + w, -w])
 
-    def slope(y: Array, state: Array, args: None) -> Array:
+    def slope(y: Any, state: Any, args: Any) -> Array:
         num, den = jnp.expm1(y), -beta * jnp.expm1(y - length)  # u = num/den
         shrink = jnp.einsum("b,bij->ij", signs, pair.resolvents(pair.values, den**2, num**2))
         inverse = signs[:, None, None] * pair.resolvents(jnp.ones_like(pair.values), den**2, num**2)

@@ -18,6 +18,8 @@ Layout: one sample at a time. A per-frequency path on a grid `(H, W)` acts on th
 path acts on any shape. Laws (`marginal`, `prior`) are about samples flattened in row-major (C) order.
 
 Number types follow the arguments: float32 in, float32 out.
+Compile with `equinox.filter_jit(lambda path, t: ...)` or a closure; `jax.jit(path.signal)` fails, as arrays cannot be
+hashed.
 """
 
 import abc

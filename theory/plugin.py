@@ -149,13 +149,13 @@ def bootstrap_gain(
 ) -> Bootstrap:
     """Bootstrap of the expected gain for one class from its points.
 
-    theta averages `resamples` mirrored pairs of training sets, each theta_b `training_sets` pairs. Raises
+    Each theta_b averages `training_sets` mirrored pairs of training sets, theta as many as all theta_b together. Raises
     `ValueError` unless there are at least 2 resamples and 1 training set.
     """
     require(resamples >= 2, "resamples", resamples, "at least 2")
     require(training_sets >= 1, "training_sets", training_sets, "at least 1")
     n, own = len(points), Population.of(points)
-    plain = own.expected_gain(n, s, repeats=resamples, rng=rng)
+    plain = own.expected_gain(n, s, repeats=resamples * training_sets, rng=rng)
     clean = [own.squared_distance(own.training_set(n, rng)) for _ in range(resamples)]
     resampled = [
         Population.of(points[rng.integers(n, size=n)]).expected_gain(n, s, repeats=training_sets, rng=rng)

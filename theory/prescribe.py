@@ -72,7 +72,13 @@ def prescribe(data: DataSet, settings: Settings | None = None) -> Prescription:
 
     Raises `ValueError` (`theory.data.DataError` where it is about the data) for data that do not vary.
     """
-    settings = Settings() if settings is None else settings
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with threadpool_limits(1, "blas"):  # thousands of small matrices: threads would only get in each other's way
+        return _prescribe(data, Settings() if settings is None else settings)
+
+
+def _prescribe(data: DataSet, settings: Settings) -> Prescription:
     coordinates = principal_coordinates(data, retain=settings.retain)
     statistics = class_statistics(data, coordinates)
     conditions = advise_conditions(data, coordinates, statistics, settings) if data.n_classes > 1 else None

@@ -59,7 +59,7 @@ def wasserstein2_1d_samples(
 
 
 def _sorted(
-    name: str, x: Float[ArrayLike, " n"], weights: Float[ArrayLike, " n"] | None
+    name: str, x: ArrayLike, weights: ArrayLike | None
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """The sample in rising order, and the right ends of its shares of [0, 1]."""
     values = np.asarray(x)
@@ -127,8 +127,8 @@ def _integrate(
 ) -> float:
     """Integral of f = gap² φ over [-12, 12]: panels are halved until the halves agree with the whole.
 
-    They agree when their difference is below `relative` / 50 of the total (the halves are far better than that difference
-    says), or below what an error of `rounding` in the gap makes: 2 gap rounding φ, bounded by Cauchy's inequality.
+    They agree when their difference is below `relative` / 50 of the total (the halves are far better than it
+    suggests), or below what an error of `rounding` in the gap makes: 2 gap rounding φ, bounded by Cauchy's inequality.
     """
     edges = np.linspace(-12.0, 12.0, 25)
     left, right = edges[:-1], edges[1:]

@@ -1,8 +1,9 @@
-"""Checks of the claims of Ambient Diffusion Omni: the library's functions against independent routes, case by case.
+"""Checks of the claims of Ambient Diffusion Omni: the library's functions against independent routes, case by
+case.
 
 Two-point laws carry the exact checks: for P, Q on {0, 1} with P(1) = a, Q(1) = b the smoothed distance is
-|a − b| erf(1 / (2√2 σ)) at every σ, and an empirical measure is a binomial count, so that expectations and probabilities over
-training sets are finite sums. NumPy.
+|a − b| erf(1 / (2√2 σ)) at every σ, and an empirical measure is a binomial count, so that expectations and
+probabilities over training sets are finite sums. NumPy.
 """
 
 import math
@@ -35,7 +36,8 @@ def _prior(case: Case) -> Line:
 
 
 def _two_laws(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Atoms in [0, 1] (ends included) and the weights of two laws on them; some weights are 0. Seed 0: all mass on each end."""
+    """Atoms in [0, 1] (ends included) and the weights of two laws on them; some weights are 0. Seed 0: all
+    mass on each end."""
     k = case["k"]
     if case["seed"] == 0:
         return np.linspace(0, 1, k), np.eye(k)[0], np.eye(k)[-1]
@@ -50,13 +52,15 @@ def _two_laws(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def minimiser(case: Case) -> Outcome:
-    """AO-L: the minimiser by quadrature over the kept points against the posterior mean of x0 in closed form."""
+    """AO-L: the minimiser by quadrature over the kept points against the posterior mean of x0 in closed
+    form."""
     prior, sigma_min = _prior(case), case["sigma_min"]
     sigma = sigma_min * case["ratio"]
     xt = prior.mean() + math.hypot(prior.std(), sigma) * np.linspace(-2.5, 2.5, 5)
     found = ambient.ambient_minimiser(prior, xt, sigma, sigma_min)
     alpha = 1 - case["ratio"] ** -2
-    # rounding of E[x_n | x_t] (a ratio of sums of positive terms, of size |x_t|), amplified by 1/alpha; the rule itself errs less
+    # rounding of E[x_n | x_t] (a ratio of sums of positive terms, of size |x_t|), amplified by 1/alpha;
+    # the rule itself errs less
     scale = (1 + float(np.max(np.abs(xt)))) / alpha
     return identity(found, ambient.posterior_mean(prior, xt, sigma), tolerance=2000 * EPS * scale, xt=xt)
 
@@ -140,7 +144,8 @@ def _unit(rng: np.random.Generator, d: int) -> np.ndarray:
 
 
 def _direct_tv(distance: float, sigma: float) -> float:
-    """Half the integral of |N(0, sigma²) − N(distance, sigma²)| by Gauss-Legendre panels that meet at the kink, distance / 2."""
+    """Half the integral of |N(0, sigma²) − N(distance, sigma²)| by Gauss-Legendre panels that meet at the
+    kink, distance / 2."""
     shift = distance / sigma
     right = np.concatenate([shift / 2 + np.arange(0.0, shift / 2 + 12.0, 2.0), [shift + 14.0]])
     x, w = ambient.panel_rule(right)  # the left half is its mirror image
@@ -155,7 +160,8 @@ def contraction_as_printed(case: Case) -> Outcome:
 
 
 def contraction(case: Case) -> Outcome:
-    """AO-T2*: the sharp bound, and that two points attain it (both distances by direct integration of |p − q|)."""
+    """AO-T2*: the sharp bound, and that two points attain it (both distances by direct integration of |p −
+    q|)."""
     exact, tv = _smoothed(case)
     bound = at_most(exact, ambient.contraction(tv, 1.0, case["sigma"]), tolerance=1e-12, tv=tv)
     p, q = Line.points([0.0, 1.0], [1 - tv / 2, tv / 2]), Line.points([0.0, 1.0], [1 - tv, tv])
@@ -182,14 +188,15 @@ SETS = 400
 
 
 def exceedance(case: Case) -> Outcome:
-    """AO-T1: how often the distance exceeds the printed bound (constant 1) among simulated training sets, against delta.
+    """AO-T1: how often the distance exceeds the printed bound (constant 1) among simulated training sets,
+    against delta.
 
     Margin 1 − z / MONTE_CARLO_Z, z the normal quantile of the exact binomial tail.
     """
     density, quantile, lipschitz = _SHAPES[case["shape"]]
     n, sigma, delta = case["n"], case["sigma"], case["delta"]
     draws = quantile(_rng(case, 3).random((SETS, n)))
-    distances = _distances_on_grid(Line.density(density), draws, sigma)
+    distances = distances_on_grid(Line.density(density), draws, sigma)
     bound = kernel_density.bound_printed(n, sigma, delta=delta, lipschitz=lipschitz)
     exceeding = int(np.sum(distances > bound))
     z = max(0.0, float(norm.isf(binom.sf(exceeding - 1, SETS, delta))))
@@ -197,8 +204,9 @@ def exceedance(case: Case) -> Outcome:
     return Outcome(1 - z / MONTE_CARLO_Z, numbers)
 
 
-def _distances_on_grid(truth: Line, draws: np.ndarray, sigma: float) -> np.ndarray:
-    """Distances of many empirical measures from the truth, smoothed, by the trapezoid rule with 8 points per sigma."""
+def distances_on_grid(truth: Line, draws: np.ndarray, sigma: float) -> np.ndarray:
+    """Distances of many empirical measures from the truth, smoothed, by the trapezoid rule with 8 points per
+    sigma."""
     x = np.linspace(-6 * sigma, 1 + 6 * sigma, math.ceil((1 / sigma + 12) * 8))
     truth_pdf = truth.smoothed(sigma).pdf(x)
     scale = 1 / (math.sqrt(2 * math.pi) * sigma)
@@ -224,7 +232,8 @@ def _mean_error(a: float, n: int, b: float = 0.0, n_biased: int = 0) -> float:
 
 
 def density_bounds(case: Case) -> Outcome:
-    """AO-T1*: both bounds on two-point laws: the exact probability to exceed against delta, the exact mean against the mean bound."""
+    """AO-T1*: both bounds on two-point laws: the exact probability to exceed against delta, the exact mean
+    against the mean bound."""
     n, sigma, delta, a = case["n"], case["sigma"], case["delta"], case["a"]
     ones = np.arange(n + 1)
     chance, unit = binom.pmf(ones, n, a), _direct_tv(1.0, sigma)
@@ -238,14 +247,16 @@ def density_bounds(case: Case) -> Outcome:
 
 
 def any_dimension_as_printed(case: Case) -> Outcome:
-    """F-AO-T1-ANYDIM: a lower bound on E TV of uniform data on [0, 1]^d against the printed 1-D rate; delta = 0.01."""
+    """F-AO-T1-ANYDIM: a lower bound on E TV of uniform data on [0, 1]^d against the printed 1-D rate; delta =
+    0.01."""
     lower = kernel_density.far_from_truth(case["n"], case["sigma"], case["d"])
     # TV <= bound with probability 1 − delta, and TV <= 1, give E TV <= bound + delta
     return at_most(lower, kernel_density.bound_printed(case["n"], case["sigma"], delta=0.01) + 0.01)
 
 
 def any_dimension(case: Case) -> Outcome:
-    """F-AO-T1-ANYDIM*: the bound that grows with d, against the lower bound and against two corners of the cube, exactly."""
+    """F-AO-T1-ANYDIM*: the bound that grows with d, against the lower bound and against two corners of the
+    cube, exactly."""
     n, sigma, d = case["n"], case["sigma"], case["d"]
     bound = kernel_density.bound(n, sigma, d=d)
     corners = _mean_error(case["a"], n) * _direct_tv(math.sqrt(d), sigma)
@@ -256,7 +267,8 @@ def any_dimension(case: Case) -> Outcome:
 
 
 def crossover_as_printed(case: Case) -> Outcome:
-    """AO-C1: that adding biased samples helps at high noise, on two-point laws, where the gain has one sign at every noise."""
+    """AO-C1: that adding biased samples helps at high noise, on two-point laws, where the gain has one sign
+    at every noise."""
     a, b, n, biased = case["a"], case["b"], case["n_clean"], case["n_biased"]
     alone, mixed = _mean_error(a, n), _mean_error(a, n, b, biased)
     unit = ambient.shifted_gaussians(1.0, case["sigma"])
@@ -323,7 +335,8 @@ def _log_pdf(line: Line, x: np.ndarray) -> np.ndarray:
 
 
 def gaussian_images(case: Case) -> Outcome:
-    """F-AO-K-GAUSS: Delta and TV of centred Gaussians by inversion against simulated log-likelihood ratios."""
+    """F-AO-K-GAUSS: Delta and TV of centred Gaussians by inversion against simulated log-likelihood
+    ratios."""
     d, rng = case["d"], _rng(case, 5)
     clean = np.exp(rng.normal(size=d))
     corrupted = clean * np.exp(-case["strength"] * rng.random(d) / math.sqrt(d))

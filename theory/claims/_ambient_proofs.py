@@ -1,4 +1,5 @@
-"""Sympy derivations for the claims of Ambient Diffusion Omni. Each starts from a definition; no step restates its result."""
+"""Sympy derivations for the claims of Ambient Diffusion Omni. Each starts from a definition; no step restates
+its result."""
 
 from collections.abc import Sequence
 
@@ -8,14 +9,16 @@ from theory.claims.claim import Step
 
 
 def _gaussian_mean(expression: sp.Expr, *normals: sp.Symbol) -> sp.Expr:
-    """Expectation over independent N(0, 1) symbols of a polynomial in them, by their moments 1, 0, 1, 0, 3."""
+    """Expectation over independent N(0, 1) symbols of a polynomial in them, by their moments 1, 0, 1, 0,
+    3."""
     moments = {0: 1, 1: 0, 2: 1, 3: 0, 4: 3}
     polynomial = sp.Poly(sp.expand(expression), *normals)
     return sp.expand(sum(c * sp.prod([moments[k] for k in powers]) for powers, c in polynomial.terms()))
 
 
 def minimiser() -> Sequence[Step]:
-    """AO-L and its floor, for one coordinate; x0 enters by its posterior mean and variance given x_t alone."""
+    """AO-L and its floor, for one coordinate; x0 enters by its posterior mean and variance given x_t
+    alone."""
     kept, extra, z, e, b = sp.symbols("sigma_n rho z e b", positive=True)
     total = kept**2 + extra**2  # sigma_t^2
     alpha = sp.simplify((total - kept**2) / total)
@@ -24,12 +27,14 @@ def minimiser() -> Sequence[Step]:
     rest = noise_kept - (1 - alpha) * noise_all
     steps = [
         Step(
-            r"The best linear (for Gaussians: the best) predictor of $x_n-x_0$ from $x_t-x_0$ has slope $1-\alpha$, from the normal "
+            r"The best linear (for Gaussians: the best) predictor of $x_n-x_0$ from $x_t-x_0$ has slope "
+            r"$1-\alpha$, from the normal "
             r"equation with $x_n-x_0=\sigma_n z$, $x_t-x_0=\sigma_n z+\rho e$.",
             best - (1 - alpha),
         ),
         Step(
-            r"The rest $R=x_n-x_0-(1-\alpha)(x_t-x_0)$ is uncorrelated with $x_t-x_0$, hence independent of $(x_0,x_t)$.",
+            r"The rest $R=x_n-x_0-(1-\alpha)(x_t-x_0)$ is uncorrelated with $x_t-x_0$, hence independent of "
+            r"$(x_0,x_t)$.",
             _gaussian_mean(rest * noise_all, z, e),
         ),
         Step(r"It has variance $\sigma_n^2\alpha$.", _gaussian_mean(rest**2, z, e) - kept**2 * alpha),
@@ -41,7 +46,8 @@ def minimiser() -> Sequence[Step]:
     mean = sum(c * by_r[i] * by_x0[j] for (i, j), c in loss.terms())
     steps += [
         Step(
-            r"Given $x_t$, with $m=E[x_0|x_t]$ and $v=Var[x_0|x_t]$, the expected loss has derivative zero in $h$ at $h=m$.",
+            r"Given $x_t$, with $m=E[x_0|x_t]$ and $v=Var[x_0|x_t]$, the expected loss has derivative zero "
+            r"in $h$ at $h=m$.",
             sp.simplify(sp.diff(mean, h).subs(h, m)),
         ),
         Step(
@@ -49,7 +55,8 @@ def minimiser() -> Sequence[Step]:
             sp.simplify(sp.diff(mean, h, 2) - 2 * alpha**2),
         ),
         Step(
-            r"At $h=m$, divided by $\alpha^2$, it is $v+\sigma_n^2/\alpha$: the floor, summed over coordinates.",
+            r"At $h=m$, divided by $\alpha^2$, it is $v+\sigma_n^2/\alpha$: the floor, summed over "
+            r"coordinates.",
             sp.simplify(mean.subs(h, m) / alpha**2 - v - kept**2 / alpha),
         ),
     ]
@@ -72,7 +79,11 @@ def buffer() -> Sequence[Step]:
             r"The weight falls with $\sigma$: its derivative at $\sigma^2=\sigma_n^2+u$, $u>0$, is negative.",
             sp.simplify(slope).is_negative,
         ),
-        Step(r"The printed $\sqrt2\,\sigma_n$ at $L=2$ gives the weight 4.", weight.subs(sigma, sp.sqrt(2) * low) - 4),
+        Step(
+            r"The printed $\sqrt2\,\sigma_n$ at $L=2$ gives the weight "
+            r"4.",
+            weight.subs(sigma, sp.sqrt(2) * low) - 4,
+        ),
         Step(
             r"The printed $(2/\sqrt3)\sigma_n$ at $L=4$ gives the weight 16.",
             weight.subs(sigma, 2 / sp.sqrt(3) * low) - 16,
@@ -94,17 +105,24 @@ def two_points() -> Sequence[Step]:
     u = sp.symbols("u", positive=True)
     tangent = 2 * u / sp.sqrt(sp.pi) - sp.erf(u)
     return [
-        Step(r"The two densities cross at $D/2$ along the line that joins the points.", crossing - distance / 2),
         Step(
-            r"There $P(x<D/2)-Q(x<D/2)=\mathrm{erf}(D/(2\sqrt2\sigma))$; the other coordinates integrate to one.",
+            r"The two densities cross at $D/2$ along the line that joins the "
+            r"points.",
+            crossing - distance / 2,
+        ),
+        Step(
+            r"There $P(x<D/2)-Q(x<D/2)=\mathrm{erf}(D/(2\sqrt2\sigma))$; the other coordinates integrate to "
+            r"one.",
             sp.simplify(mass.rewrite(sp.erf).doit() - sp.erf(distance / (2 * sp.sqrt(2) * sigma))),
         ),
         Step(
-            r"$\mathrm{erf}(u)\le 2u/\sqrt\pi$: equal at 0, and the difference has slope $(2/\sqrt\pi)(1-e^{-u^2})\ge0$.",
+            r"$\mathrm{erf}(u)\le 2u/\sqrt\pi$: equal at 0, and the difference has slope "
+            r"$(2/\sqrt\pi)(1-e^{-u^2})\ge0$.",
             sp.simplify(sp.diff(tangent, u) - 2 / sp.sqrt(sp.pi) * (1 - sp.exp(-(u**2)))),
         ),
         Step(
-            r"With $u=D/(2\sqrt2\sigma)$ the tangent is $D/(\sqrt{2\pi}\sigma)$, below the printed $D/(2\sigma)$ as $\sqrt{2\pi}>2$.",
+            r"With $u=D/(2\sqrt2\sigma)$ the tangent is $D/(\sqrt{2\pi}\sigma)$, below the printed "
+            r"$D/(2\sigma)$ as $\sqrt{2\pi}>2$.",
             sp.simplify(
                 (2 * u / sp.sqrt(sp.pi)).subs(u, distance / (2 * sp.sqrt(2) * sigma))
                 - distance / (sp.sqrt(2 * sp.pi) * sigma)
@@ -124,7 +142,8 @@ def density_bounds() -> Sequence[Step]:
     excess = (half + sp.sqrt(logs / 2)) ** 2 - (2 * half**2 + 2 * logs / 2)
     return [
         Step(
-            r"$\int k^2=1/(2\sqrt\pi\sigma)$: inside $[0,1]$, by Jensen, $\int\sqrt{E k^2}\le(2\sqrt\pi\sigma)^{-1/2}$.",
+            r"$\int k^2=1/(2\sqrt\pi\sigma)$: inside $[0,1]$, by Jensen, $\int\sqrt{E "
+            r"k^2}\le(2\sqrt\pi\sigma)^{-1/2}$.",
             sp.simplify(sp.integrate(kernel**2, (x, -sp.oo, sp.oo)) - 1 / (2 * sp.sqrt(sp.pi) * sigma)),
         ),
         Step(
@@ -132,11 +151,13 @@ def density_bounds() -> Sequence[Step]:
             sp.simplify(2 * sp.integrate(kernel, (x, 0, sp.oo)) - 1),
         ),
         Step(
-            r"$(1/2+\sqrt{\ell/2})^2\le 1/2+\ell$ with $\ell=\log(1/\delta)$: the difference is minus a square.",
+            r"$(1/2+\sqrt{\ell/2})^2\le 1/2+\ell$ with $\ell=\log(1/\delta)$: the difference is minus a "
+            r"square.",
             sp.simplify(excess + (half - sp.sqrt(logs / 2)) ** 2),
         ),
         Step(
-            r"So the bound by $W_1$ squared is at most $(1/2+\ell)/(2\pi\sigma^2n)\le(\log2+\ell)/(\sigma^2n)$: the printed root alone.",
+            r"So the bound by $W_1$ squared is at most "
+            r"$(1/2+\ell)/(2\pi\sigma^2n)\le(\log2+\ell)/(\sigma^2n)$: the printed root alone.",
             sp.And(half / (2 * sp.pi) < sp.log(2), 1 / (2 * sp.pi) < 1),
         ),
     ]
@@ -145,11 +166,12 @@ def density_bounds() -> Sequence[Step]:
 def large_noise() -> Sequence[Step]:
     """AO-C1*: the constants of the large-noise expansion."""
     x = sp.symbols("x", real=True)
-    sigma, centre = sp.symbols("sigma c", positive=True)
+    sigma = sp.symbols("sigma", positive=True)
     kernel = sp.exp(-(x**2) / (2 * sigma**2)) / (sp.sqrt(2 * sp.pi) * sigma)
     first, second = sp.diff(kernel, x), sp.diff(kernel, x, 2)
-    norm_first = 2 * sp.integrate(-first, (x, 0, sp.oo))
-    norm_second = 2 * (sp.integrate(-second, (x, 0, sigma)) + sp.integrate(second, (x, sigma, sp.oo)))
+    bend = next(root for root in sp.solve(second, x) if root.is_positive)  # where k'' changes sign
+    norm_first = 2 * (kernel.subs(x, 0) - sp.limit(kernel, x, sp.oo))
+    norm_second = 2 * (first.subs(x, 0) - 2 * first.subs(x, bend) + sp.limit(first, x, sp.oo))
     phi = sp.exp(-sp.Rational(1, 2)) / sp.sqrt(2 * sp.pi)
     limit = sp.symbols("g", positive=True)
     gap = limit / (sp.sqrt(2 * sp.pi) * sigma) - phi / sigma**2
@@ -160,11 +182,13 @@ def large_noise() -> Sequence[Step]:
             sp.simplify(norm_second - 4 * phi / sigma**2),
         ),
         Step(
-            r"Taylor's remainder about $1/2$ has $L^1$ norm at most $(1/2)^2/2\int|k''|$; two laws, halved: $\varphi(1)/(2\sigma^2)$.",
+            r"Taylor's remainder about $1/2$ has $L^1$ norm at most $(1/2)^2/2\int|k''|$; two laws, halved: "
+            r"$\varphi(1)/(2\sigma^2)$.",
             sp.simplify(sp.Rational(1, 2) * 2 * sp.Rational(1, 4) / 2 * norm_second - phi / (2 * sigma**2)),
         ),
         Step(
-            r"Two distances: $|gain-g/(\sqrt{2\pi}\sigma)|\le\varphi(1)/\sigma^2$, which is below the leading term beyond $e^{-1/2}/g$.",
+            r"Two distances: $|gain-g/(\sqrt{2\pi}\sigma)|\le\varphi(1)/\sigma^2$, which is below the "
+            r"leading term beyond $e^{-1/2}/g$.",
             sp.simplify(gap.subs(sigma, sp.exp(-sp.Rational(1, 2)) / limit)),
         ),
     ]
@@ -179,7 +203,8 @@ def classifier() -> Sequence[Step]:
     average = sp.expand((p * (1 - z) ** 2 + q * z**2) - (p + q) * (z - p / (p + q)) ** 2 - p * q / (p + q))
     return [
         Step(
-            r"The classifier that minimises $E_p(1-c)^2+E_q c^2$ is $c=p/(p+q)$: the loss minus its least value is a square.",
+            r"The classifier that minimises $E_p(1-c)^2+E_q c^2$ is $c=p/(p+q)$: the loss minus its least "
+            r"value is a square.",
             sp.simplify(average),
         ),
         Step(
@@ -187,11 +212,13 @@ def classifier() -> Sequence[Step]:
             sp.simplify(pointwise),
         ),
         Step(
-            r"$(p-q)^2/(p+q)\le|p-q|$: the difference is $2\min(p,q)|p-q|/(p+q)$ (here for $p=q+z$, $z>0$), so $\Delta\le2TV$.",
+            r"$(p-q)^2/(p+q)\le|p-q|$: the difference is $2\min(p,q)|p-q|/(p+q)$ (here for $p=q+z$, $z>0$), "
+            r"so $\Delta\le2TV$.",
             sp.simplify((z - z**2 / (2 * q + z)) - 2 * q * z / (2 * q + z)),
         ),
         Step(
-            r"For every $\lambda$, $0\le\int(|p-q|-\lambda(p+q))^2/(p+q)=\Delta-4\lambda TV+2\lambda^2$; its least value, at "
+            r"For every $\lambda$, $0\le\int(|p-q|-\lambda(p+q))^2/(p+q)=\Delta-4\lambda TV+2\lambda^2$; "
+            r"its least value, at "
             r"$\lambda=TV$, gives $\Delta\ge2TV^2$.",
             sp.simplify(odds.subs(z, p / (p + q)) + _least_of_square()),
         ),

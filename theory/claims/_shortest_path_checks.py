@@ -42,7 +42,7 @@ def spectrum_of(case: Case) -> Variances:
 
 def make_path(name: str, spectrum: Any) -> Path:
     """A path by name; one made for a spectrum takes the frequencies as independent coordinates."""
-    own = {"shortest": ShortestPath, "bures": BuresPath, "equal_angle": EqualAnglePath}
+    own: dict[str, Callable[..., Path]] = {"shortest": ShortestPath, "bures": BuresPath, "equal_angle": EqualAnglePath}
     return own[name](spectrum, basis="pixels") if name in own else PATHS[name](jnp.asarray(spectrum))
 
 
@@ -74,7 +74,7 @@ def _h(ratio: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _circulant(n: int) -> Callable[[Array, Array, Array], tuple[Array, Array, Array]]:
+def _circulant(n: int) -> Callable[..., tuple[Array, Array, Array]]:
     @jax.jit
     def both(spectrum: Array, cov: Array, t: Array) -> tuple[Array, Array, Array]:
         path = ShortestPath(spectrum)
@@ -110,7 +110,7 @@ def check_theorem_two(case: Case) -> Outcome:
 
 
 @cache
-def _shortest_errors(sampler: str, steps: int) -> Callable[[Array, Array], Array]:
+def _shortest_errors(sampler: str, steps: int) -> Callable[..., Array]:
     """The three errors on data of variance D of the shortest path made for another variance."""
 
     @jax.jit
@@ -168,7 +168,9 @@ def check_path_divergence(case: Case) -> Outcome:
     v = (signal**2 * data + noise**2)[:, 0]
     total, steps = float(np.sum(_h(v[1:] / v[:-1]))), len(v) - 1
     own = np.linspace(1.0, 0.0, steps + 1)
-    shortest = ShortestPath(data / v[0], basis="pixels")  # between the path's own ends, in units of its last variance
+    shortest = ShortestPath(
+        jnp.asarray(data / v[0]), basis="pixels"
+    )  # between the path's own ends, in units of its last variance
     kept, added = _gains(shortest, own, 1)
     u = (kept**2 * data / v[0] + added**2)[:, 0]
     least = float(np.sum(_h(u[1:] / u[:-1])))
@@ -185,7 +187,7 @@ def check_path_divergence(case: Case) -> Outcome:
 
 
 @cache
-def _ranking(sampler: str, steps: int) -> Callable[[Array], Array]:
+def _ranking(sampler: str, steps: int) -> Callable[..., Array]:
     @jax.jit
     def errors(spectrum: Array) -> Array:
         names = ("shortest", "vp_linear", "vp_cosine", "heat")
@@ -221,7 +223,7 @@ def check_natural_ranking(case: Case) -> Outcome:
 def check_ancestral_shortest(case: Case) -> Outcome:
     """Library recursion against the closed forms D φ²_{1/N} and D^{1-1/N}."""
     data, steps = spectrum_of(case), case["steps"]
-    path, times = ShortestPath(data, basis="pixels"), np.linspace(1.0, 0.0, steps + 1)
+    path, times = ShortestPath(jnp.asarray(data), basis="pixels"), np.linspace(1.0, 0.0, steps + 1)
     # q = S_t² - a² S_s² is right to ε S_t² <= ε v_t, and v_t / v_s = D^(-1/N); exponentials lose a factor 1 + |ℓ|
     lost = 64 * EPS * (steps + 1) * (1 + np.abs(np.log(data))) * np.maximum(1.0, data ** (-1 / steps))
     behind = data ** (1 - 1 / steps)
@@ -273,7 +275,7 @@ def check_equal_angles(case: Case) -> Outcome:
     data, steps = spectrum_of(case), case["steps"]
     angles, _, path = _angles(case, data)
     share = np.asarray(generated_variance(path, data, times_of(case), "ddim")) / data
-    equal = EqualAnglePath(data, basis="pixels")
+    equal = EqualAnglePath(jnp.asarray(data), basis="pixels")
     best = np.asarray(generated_variance(equal, data, np.linspace(1.0, 0.0, steps + 1), "ddim")) / data
     tolerance = 64 * EPS * steps / math.sin(math.pi / 2 / steps)
     closed = np.full(FREQUENCIES, math.cos(math.pi / 2 / steps) ** (2 * steps))
@@ -309,7 +311,7 @@ def check_ddim_figures(case: Case) -> Outcome:
 def check_euler_bures(case: Case) -> Outcome:
     """Euler's generated variance against the data's own, for any grid."""
     data, times = spectrum_of(case), times_of(case)
-    generated = np.asarray(generated_variance(BuresPath(data, basis="pixels"), data, times, "euler"))
+    generated = np.asarray(generated_variance(BuresPath(jnp.asarray(data), basis="pixels"), data, times, "euler"))
     root, t = np.sqrt(data), times[:, None]
     std = (1 - t) * root + t
     # the slope sums terms of size (1 + √D)² that cancel to σ_t (1 - √D); its error acts over the step, against σ_s/σ_t
@@ -323,7 +325,7 @@ def check_euler_shortest(case: Case) -> Outcome:
     data, steps = spectrum_of(case), case["steps"]
     log_d = np.log(data)
     times = np.linspace(1.0, 0.0, steps + 1)
-    generated = np.asarray(generated_variance(ShortestPath(data, basis="pixels"), data, times, "euler"))
+    generated = np.asarray(generated_variance(ShortestPath(jnp.asarray(data), basis="pixels"), data, times, "euler"))
     gain = 1 + log_d / (2 * steps)
     # two terms of size |ℓ| coth(|ℓ|/2) cancel to the slope -ℓ/2; exponentials lose a factor 1 + |ℓ|
     error = 16 * EPS * (1 + (1 + np.abs(log_d)) * (2 + np.abs(log_d)) / steps)
@@ -335,7 +337,7 @@ LARGEST_LOG_SNR = 8.0
 
 
 @cache
-def _schedule_length(name: str) -> Callable[[Array], Array]:
+def _schedule_length(name: str) -> Callable[..., Array]:
     path = PATHS[name](jnp.ones(1))
 
     def variance(log_snr: Array, data: Array) -> Array:

@@ -1,16 +1,17 @@
 """Claims of Ambient Diffusion Omni (AO), as printed and, where that fails, as corrected.
 
-Notation: x_t = x_0 + sigma_t z, P_s = P * N(0, s^2 I), TV = total variation, hat p = empirical measure of n draws of p.
+Notation: x_t = x_0 + sigma_t z, P_s = P * N(0, s^2 I), TV = total variation, hat p = empirical measure of n
+draws of p.
 """
 
 from theory.claims import _ambient_checks as checks
 from theory.claims import _ambient_proofs as proofs
-from theory.claims.claim import DIMENSIONS, Choices, Claim, Domain, Integers, Reals, Seeds
+from theory.claims.claim import DIMENSIONS, Choices, Claim, Domain, Integers, Parameter, Reals, Seeds
 
-_PRIOR = {"k": Choices((1, 2, 3, 5)), "spread": Reals(0.1, 1.0), "seed": Seeds()}
-_LAWS = {"k": Choices((2, 3, 5, 8)), "seed": Seeds()}
-_PAIR = {**_PRIOR, "sigma": Reals(0.2, 3.0, log=True), "shift": Reals(0.0, 2.0)}
-_CROSSOVER = {
+_PRIOR: dict[str, Parameter] = {"k": Choices((1, 2, 3, 5)), "spread": Reals(0.1, 1.0), "seed": Seeds()}
+_LAWS: dict[str, Parameter] = {"k": Choices((2, 3, 5, 8)), "seed": Seeds()}
+_PAIR: dict[str, Parameter] = {**_PRIOR, "sigma": Reals(0.2, 3.0, log=True), "shift": Reals(0.0, 2.0)}
+_CROSSOVER: dict[str, Parameter] = {
     "n_clean": Integers(1, 50, log=True),
     "n_biased": Integers(1, 200, log=True),
     "a": Reals(0.1, 0.9),
@@ -34,13 +35,18 @@ CLAIMS: tuple[Claim, ...] = (
             {**_PRIOR, "sigma_min": Reals(0.05, 5.0, log=True), "ratio": Reals(1.05, 10.0)}, condition="d = 1, mixtures"
         ),
         check=checks.minimiser,
-        method="quadrature of E[x_n | x_t] over the kept points, against the closed-form posterior mean of x_0",
+        method=("quadrature of E[x_n | x_t] over the kept points, against the closed-form posterior mean of x_0"),
         expected="proved",
         proof=proofs.minimiser,
-        proof_scope="any law of x_0 with a second moment, any d (coordinate by coordinate): Gaussian increments independent of x_0",
+        proof_scope=(
+            "any law of x_0 with a second moment, any d (coordinate by coordinate): Gaussian "
+            "increments independent of x_0"
+        ),
         remark=(
-            "The condition is E[x_t - x_n given x_0, x_t] = alpha (x_t - x_0), true of independent Gaussian increments. If the kept "
-            "points come from a degraded law q_0, the same theorem with q_0 in place of p_0 says that the minimiser is "
+            "The condition is E[x_t - x_n given x_0, x_t] = alpha (x_t - x_0), true of independent Gaussian "
+            "increments. If the kept "
+            "points come from a degraded law q_0, the same theorem with q_0 in place of p_0 says that the "
+            "minimiser is "
             "E_q[x_0 given x_t]: the loss removes the added noise, not the degradation."
         ),
     ),
@@ -67,7 +73,8 @@ CLAIMS: tuple[Claim, ...] = (
         title="printed buffers: sqrt 2 at weight 2, 2 / sqrt 3 at weight 4",
         printed="AO, section 2 (the numbers)",
         statement=(
-            r"The weight $\sigma^4/(\sigma^2-\sigma_n^2)^2$ is at most 2 from $\sqrt2\,\sigma_n$ on, and at most 4 from "
+            r"The weight $\sigma^4/(\sigma^2-\sigma_n^2)^2$ is at most 2 from $\sqrt2\,\sigma_n$ on, and at "
+            r"most 4 from "
             r"$(2/\sqrt3)\,\sigma_n$ on, and at no smaller $\sigma$."
         ),
         kind="identity",
@@ -76,14 +83,15 @@ CLAIMS: tuple[Claim, ...] = (
         method="root of weight = cap, by bracketing",
         expected="fails",
         corrected_by="AO-B*",
-        remark="The numbers follow from 1 / sqrt(1 - 1/L), one square root short of the formula printed beside them.",
+        remark=("The numbers follow from 1 / sqrt(1 - 1/L), one square root short of the formula printed beside them."),
     ),
     Claim(
         id="AO-B*",
         title="the buffer formula is right: 1.848 at weight 2, sqrt 2 at weight 4",
         printed="AO, section 2 (the formula)",
         statement=(
-            r"$\sigma^4/(\sigma^2-\sigma_n^2)^2\le L$ exactly for $\sigma\ge\sigma_n/\sqrt{1-1/\sqrt L}$, for $L>1$: "
+            r"$\sigma^4/(\sigma^2-\sigma_n^2)^2\le L$ exactly for $\sigma\ge\sigma_n/\sqrt{1-1/\sqrt L}$, "
+            r"for $L>1$: "
             r"$1.848\,\sigma_n$ at $L=2$ and $\sqrt2\,\sigma_n$ at $L=4$."
         ),
         kind="identity",
@@ -105,7 +113,8 @@ CLAIMS: tuple[Claim, ...] = (
         title="smoothed empirical measures approach the truth: the printed rate",
         printed="AO, Theorem 4.1",
         statement=(
-            r"For a $\lambda$-Lipschitz density on $[0,1]$, with probability $1-\delta$, $TV(p_s,\hat p_s)\le C\,[1/n+1/(s^2n)+"
+            r"For a $\lambda$-Lipschitz density on $[0,1]$, with probability $1-\delta$, $TV(p_s,\hat "
+            r"p_s)\le C\,[1/n+1/(s^2n)+"
             r"\sqrt{(\log n+\log\max(1,\lambda)+\log(2/\delta))/(s^2n)}]$; read here with $C=1$."
         ),
         kind="expectation",
@@ -122,7 +131,8 @@ CLAIMS: tuple[Claim, ...] = (
         method="share of 400 simulated training sets beyond the bound, by the exact binomial tail",
         expected="verified",
         remark=(
-            "AO-T1* implies it with C = 1, by its root term alone. The claim is true, its printed proof has a gap (AO-T1-PROOF), and neither the Lipschitz constant, nor log n, nor the terms "
+            "AO-T1* implies it with C = 1, by its root term alone. The claim is true, its printed proof has "
+            "a gap (AO-T1-PROOF), and neither the Lipschitz constant, nor log n, nor the terms "
             "in 1/n are needed (AO-T1*)."
         ),
         cases=24,
@@ -147,7 +157,8 @@ CLAIMS: tuple[Claim, ...] = (
         statement=(
             r"For any law on $[0,1]$, with probability $1-\delta$ each: "
             r"$TV(p_s,\hat p_s)\le[\frac12+\sqrt{\log(1/\delta)/2}]/(\sqrt{2\pi}s\sqrt n)$ and "
-            r"$TV(p_s,\hat p_s)\le(1+(2\sqrt\pi s)^{-1/2})/(2\sqrt n)+\mathrm{erf}(1/(2\sqrt2s))\sqrt{\log(1/\delta)/(2n)}$; "
+            r"$TV(p_s,\hat p_s)\le(1+(2\sqrt\pi s)^{-1/2})/(2\sqrt "
+            r"n)+\mathrm{erf}(1/(2\sqrt2s))\sqrt{\log(1/\delta)/(2n)}$; "
             r"without the terms in $\delta$ they bound the mean."
         ),
         kind="inequality",
@@ -160,21 +171,29 @@ CLAIMS: tuple[Claim, ...] = (
             }
         ),
         check=checks.density_bounds,
-        method="exact binomial sums for two-point laws (probability to exceed, and mean), distances by direct integration",
+        method=(
+            "exact binomial sums for two-point laws (probability to exceed, and mean), distances by direct integration"
+        ),
         expected="verified",
-        remark="Derived by W1 and McDiarmid, and by the variance of the kernel estimate (theory.kernel_density); the attack is on two-point laws.",
+        remark=(
+            "Derived by W1 and McDiarmid, and by the variance of the kernel estimate "
+            "(theory.kernel_density); the attack is on two-point laws."
+        ),
     ),
     Claim(
         id="F-AO-T1-ANYDIM",
         title="the 1-D rate holds in any dimension",
         printed="AO, after Theorem 4.1: 'easily extends to any dimension'",
         statement=(
-            r"For uniform data on $[0,1]^d$ the bound of AO-T1 (with $C=1$, $\lambda=1$, $\delta=0.01$) holds for every $d$."
+            r"For uniform data on $[0,1]^d$ the bound of AO-T1 (with $C=1$, $\lambda=1$, $\delta=0.01$) "
+            r"holds for every $d$."
         ),
         kind="inequality",
         domain=Domain({"d": Choices((1, 2, 8, 64, 1024, 8192)), "n": _N, "sigma": Reals(0.1, 2.0, log=True)}),
         check=checks.any_dimension_as_printed,
-        method="a lower bound on E TV: balls about the samples, chi-square mass inside, Markov's inequality for the truth",
+        method=(
+            "a lower bound on E TV: balls about the samples, chi-square mass inside, Markov's inequality for the truth"
+        ),
         expected="fails",
         corrected_by="F-AO-T1-ANYDIM*",
     ),
@@ -183,7 +202,8 @@ CLAIMS: tuple[Claim, ...] = (
         title="in d dimensions the constant grows exponentially",
         printed="found here",
         statement=(
-            r"For any law on $[0,1]^d$, $E\,TV(p_s,\hat p_s)\le(1+(2\sqrt\pi s)^{-1/2})^d/(2\sqrt n)$; and for uniform data "
+            r"For any law on $[0,1]^d$, $E\,TV(p_s,\hat p_s)\le(1+(2\sqrt\pi s)^{-1/2})^d/(2\sqrt n)$; and "
+            r"for uniform data "
             r"$E\,TV\to1$ as $d\to\infty$, at every $n$ and $s$."
         ),
         kind="inequality",
@@ -193,7 +213,9 @@ CLAIMS: tuple[Claim, ...] = (
         check=checks.any_dimension,
         method="two corners of the cube by exact binomial sums; the lower bound for uniform data",
         expected="verified",
-        remark="That some growth with d is needed is shown by the lower bound; that the base is sharp is not claimed.",
+        remark=(
+            "That some growth with d is needed is shown by the lower bound; that the base is sharp is not claimed."
+        ),
     ),
     Claim(
         id="AO-T2",
@@ -212,7 +234,8 @@ CLAIMS: tuple[Claim, ...] = (
         title="the sharp contraction, attained by two points",
         printed="sharpens AO, Theorem 4.2",
         statement=(
-            r"For $P,Q$ on a set of diameter $D$: $TV(P_s,Q_s)\le TV(P,Q)\,\mathrm{erf}(D/(2\sqrt2s))$, with equality for laws on two "
+            r"For $P,Q$ on a set of diameter $D$: $TV(P_s,Q_s)\le TV(P,Q)\,\mathrm{erf}(D/(2\sqrt2s))$, "
+            r"with equality for laws on two "
             r"points at distance $D$."
         ),
         kind="inequality",
@@ -220,7 +243,10 @@ CLAIMS: tuple[Claim, ...] = (
         check=checks.contraction,
         method="exact distance on the line; attainment by direct integration of |p - q|",
         expected="verified",
-        remark="Couple P and Q so that X differs from Y with probability TV(P, Q), then F-AO-FACT3*; this holds in any dimension.",
+        remark=(
+            "Couple P and Q so that X differs from Y with probability TV(P, Q), then F-AO-FACT3*; this "
+            "holds in any dimension."
+        ),
     ),
     Claim(
         id="F-AO-FACT3",
@@ -239,7 +265,10 @@ CLAIMS: tuple[Claim, ...] = (
         id="F-AO-FACT3*",
         title="distance of two shifted Gaussians",
         printed="textbook; corrects AO, Fact 3",
-        statement=r"$TV(N(x,s^2I),N(y,s^2I))=\mathrm{erf}(\|x-y\|/(2\sqrt2s))\le\|x-y\|/(\sqrt{2\pi}s)\le\|x-y\|/(2s)$, in any $d$.",
+        statement=(
+            r"$TV(N(x,s^2I),N(y,s^2I))=\mathrm{erf}(\|x-y\|/(2\sqrt2s))\le\|x-y\|/(\sqrt{2\pi}s)"
+            r"\le\|x-y\|/(2s)$, in any $d$."
+        ),
         kind="identity",
         domain=Domain(
             {
@@ -260,8 +289,10 @@ CLAIMS: tuple[Claim, ...] = (
         title="above some noise level biased samples always help",
         printed="AO, section 4, after Theorems 4.1 and 4.2",
         statement=(
-            r"For all laws $p,q$ on $[0,1]$ and $n_1,n_2\ge1$ there is a crossover $s^*$: for $s\ge s^*$, $n_1$ samples of $p$ with $n_2$ "
-            r"of $q$ come closer to $p_s$ on average than the $n_1$ alone. Read on two-point laws, where the gain has one sign at every $s$."
+            r"For all laws $p,q$ on $[0,1]$ and $n_1,n_2\ge1$ there is a crossover $s^*$: for $s\ge s^*$, "
+            r"$n_1$ samples of $p$ with $n_2$ "
+            r"of $q$ come closer to $p_s$ on average than the $n_1$ alone. Read on two-point laws, where "
+            r"the gain has one sign at every $s$."
         ),
         kind="ordering",
         domain=Domain({**_CROSSOVER, "sigma": Choices((10.0, 1.0))}, condition="P(1) = a, Q(1) = b on {0, 1}"),
@@ -270,8 +301,10 @@ CLAIMS: tuple[Claim, ...] = (
         expected="fails",
         corrected_by="AO-C1*",
         remark=(
-            "True of the two upper bounds as printed (crossover_of_bounds): there the term 1/n does not vanish at high noise while the "
-            "bias does. False of the distances: both fall like 1/s, so a shifted mean can outweigh more samples at every s."
+            "True of the two upper bounds as printed (crossover_of_bounds): there the term 1/n does not "
+            "vanish at high noise while the "
+            "bias does. False of the distances: both fall like 1/s, so a shifted mean can outweigh more "
+            "samples at every s."
         ),
     ),
     Claim(
@@ -280,7 +313,8 @@ CLAIMS: tuple[Claim, ...] = (
         printed="found here",
         statement=(
             r"On $[0,1]$, $|TV(P_s,Q_s)-|m_P-m_Q|/(\sqrt{2\pi}s)|\le e^{-1/2}/(2\sqrt{2\pi}s^2)$. So with "
-            r"$g=E|\bar x_{clean}-m_p|-E|\bar x_{all}-m_p|$ the gain from biased samples tends to $g/(\sqrt{2\pi}s)$, and has the sign of $g$ "
+            r"$g=E|\bar x_{clean}-m_p|-E|\bar x_{all}-m_p|$ the gain from biased samples tends to "
+            r"$g/(\sqrt{2\pi}s)$, and has the sign of $g$ "
             r"for all $s>e^{-1/2}/|g|$: a crossover exists if $g>0$, and none if $g<0$."
         ),
         kind="inequality",
@@ -289,8 +323,10 @@ CLAIMS: tuple[Claim, ...] = (
         method="exact distances on the line, from the roots of the difference of the densities",
         expected="verified",
         remark=(
-            "The second sentence is the first applied twice, with P = p. Equal means give g > 0 whenever the pooled mean is the more "
-            "certain one; on two-point laws the gain is g erf(1 / (2 sqrt 2 s)) exactly (AO-C1). The constants are derived symbolically "
+            "The second sentence is the first applied twice, with P = p. Equal means give g > 0 whenever "
+            "the pooled mean is the more "
+            "certain one; on two-point laws the gain is g erf(1 / (2 sqrt 2 s)) exactly (AO-C1). The "
+            "constants are derived symbolically "
             "(large_noise in the proofs' file, run by the tests)."
         ),
     ),
@@ -299,7 +335,8 @@ CLAIMS: tuple[Claim, ...] = (
         title="the ideal classifier passes 1/2 - epsilon where TV = epsilon",
         printed="AO, section 3",
         statement=(
-            r"The mean probability of 'clean' that the ideal classifier gives to corrupted images reaches $1/2-\epsilon$ exactly when "
+            r"The mean probability of 'clean' that the ideal classifier gives to corrupted images reaches "
+            r"$1/2-\epsilon$ exactly when "
             r"$TV(p_s,q_s)\le\epsilon$."
         ),
         kind="identity",
@@ -315,7 +352,8 @@ CLAIMS: tuple[Claim, ...] = (
         title="what the ideal classifier marks",
         printed="found here",
         statement=(
-            r"$E_q c=\frac12-\Delta/4$ with $\Delta=\int(p-q)^2/(p+q)$, and $2TV^2\le\Delta\le2TV$; so the mark $E_q c\ge\frac12-\epsilon$ means "
+            r"$E_q c=\frac12-\Delta/4$ with $\Delta=\int(p-q)^2/(p+q)$, and $2TV^2\le\Delta\le2TV$; so the "
+            r"mark $E_q c\ge\frac12-\epsilon$ means "
             r"$\Delta\le4\epsilon$."
         ),
         kind="identity",
@@ -344,7 +382,8 @@ CLAIMS: tuple[Claim, ...] = (
         title="the ideal classifier on Gaussian images, without sampling",
         printed="found here: sigma_min for a stated blur",
         statement=(
-            r"For $p=N(0,diag(a))$, $q=N(0,diag(b))$ and $\Phi(t)=\int p^{1/2+it}q^{1/2-it}$: $E_q c=\int\Phi(t)/(2\cosh\pi t)\,dt$ and "
+            r"For $p=N(0,diag(a))$, $q=N(0,diag(b))$ and $\Phi(t)=\int p^{1/2+it}q^{1/2-it}$: $E_q "
+            r"c=\int\Phi(t)/(2\cosh\pi t)\,dt$ and "
             r"$1-TV=\frac1{2\pi}\int\Phi(t)/(1/4+t^2)\,dt$."
         ),
         kind="expectation",

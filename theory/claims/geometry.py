@@ -26,6 +26,7 @@ from theory.claims.claim import (
     Claim,
     Domain,
     Outcome,
+    Parameter,
     Reals,
     Seeds,
     at_most,
@@ -234,7 +235,7 @@ def _check_bound(case: Case) -> Outcome:
     return at_most(bound, speed, tolerance=rounding * (1 + speed))
 
 
-_TANGENTS = {
+_TANGENTS: dict[str, Parameter] = {
     "d": DIMENSIONS,
     "condition": Reals(1.0, 1e8, log=True),
     "speed": Reals(1e-3, 4.0, log=True),
