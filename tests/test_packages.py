@@ -37,7 +37,8 @@ import jax, matplotlib, numpy as np
 def settings():
     return {
         "jax": {k: str(v) for k, v in sorted(jax.config.values.items())},
-        "numpy": [np.geterr(), {k: str(v) for k, v in np.get_printoptions().items()}, str(np.random.get_state()[1][:5])],
+        "numpy": [np.geterr(), {k: str(v) for k, v in np.get_printoptions().items()}],
+        "random": str(np.random.get_state()[1][:5]),
         "warnings": [str(f) for f in warnings.filters],
         "matplotlib": {k: str(v) for k, v in matplotlib.rcParams.items()},
         "environment": dict(os.environ),

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from test_prescribe import smooth_images
 
-from theory import plots
+from theory import canvas, plots
 from theory.data import DataSet
 from theory.prescribe import Settings, prescribe
 
@@ -52,21 +52,21 @@ def test_one_figure_for_each_result(drawn):
 
 
 def test_every_figure_becomes_a_picture_of_the_stated_size(drawn):
-    width, height = (round(x * plots.STYLE["figure.dpi"]) for x in plots.STYLE["figure.figsize"])
+    width, height = (round(x * canvas.STYLE["figure.dpi"]) for x in canvas.STYLE["figure.figsize"])
     for figure in drawn.values():
-        picture = imread(io.BytesIO(plots.png(figure)))
+        picture = imread(io.BytesIO(canvas.png(figure)))
         assert picture.shape[:2] == (height, width)
         assert picture[..., :3].std() > 0.02  # not blank
 
 
 def test_save_writes_what_png_gives(drawn, tmp_path):
-    path = plots.save(drawn["flips"], tmp_path / "flips.png")
+    path = canvas.save(drawn["flips"], tmp_path / "flips.png")
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_nothing_global_changes(prescription):
     before = dict(mpl.rcParams)
-    plots.png(plots.class_spectra(prescription.classes))
+    canvas.png(plots.class_spectra(prescription.classes))
     assert dict(mpl.rcParams) == before
 
 
@@ -87,7 +87,7 @@ def test_gain_curve_shows_the_numbers(prescription, drawn):
 
 def test_upper_axis_is_gamma(prescription):
     figure = plots.entropy_change(prescription.conditions, prescription.settings)
-    plots.png(figure)
+    canvas.png(figure)
     axes = data_axes(figure)
     (upper,) = axes.child_axes
     assert upper.get_xlim() == pytest.approx(tuple(8 * x for x in axes.get_xlim()))
@@ -141,7 +141,7 @@ def test_undefined_entropy_is_said():
     p = prescribe(few, Settings(resamples=2, training_sets=1, retain=1.0, eta=(0.1,)))
     figure = plots.entropy_change(p.conditions, p.settings)
     assert [t.get_text() for t in data_axes(figure).texts] == ["undefined: degenerate classes"]
-    assert len(plots.png(figure)) > 5000
+    assert len(canvas.png(figure)) > 5000
 
 
 def test_no_corruption_that_helps_is_still_drawn(prescription):
@@ -150,4 +150,4 @@ def test_no_corruption_that_helps_is_still_drawn(prescription):
     nothing = Interval(0.0, 0.0, 0.0)
     curve = Curve((0.01, 0.1, 1.0), (-0.1, -1.0, -2.0), (-0.2, -2.0, -3.0), (0.0, -0.5, -1.0))
     figure = plots.gain_curve(curve, Optimum(nothing, nothing, nothing, 1.0), prescription.settings)
-    assert len(plots.png(figure)) > 5000
+    assert len(canvas.png(figure)) > 5000

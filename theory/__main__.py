@@ -122,8 +122,9 @@ def prescribe(
         json: Print numbers as JSON instead of text.
         plots: Folder to write PNG figures to.
     """
+    from theory.canvas import save
     from theory.data import load_builtin, load_npz
-    from theory.plots import figures, save
+    from theory.plots import figures
     from theory.prescribe import prescribe as advise
 
     require(

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from theory import classifier, discretisation, flips, linear, training_sets
-from theory.canvas import COLOURS, new_figure
+from theory.canvas import DASHES, PALETTE, new_figure
 from theory.data import cut_patches
 from theory.fisher import fisher_rao_connect, fisher_rao_exponential
 from theory.gaussian import Gaussian
@@ -21,7 +21,6 @@ from theory.total_variation import Line, contraction, contraction_printed, total
 
 CIFAR_SPECTRUM = PowerLaw(1.59, 0.0086, 2.0)
 """The spectrum of 32 x 32 natural images in [-1, 1] that the SPD paper fits (section 4)."""
-DASHES = ("-", "--", "-.", ":")
 
 
 def _ellipse(law: Gaussian) -> Float[np.ndarray, "2 k"]:
@@ -33,7 +32,7 @@ def _ellipse(law: Gaussian) -> Float[np.ndarray, "2 k"]:
 
 
 def _draw(axis: Axes, law: Gaussian, label: str, style: int) -> None:
-    colour = COLOURS[style]
+    colour = PALETTE[style]
     axis.plot(*_ellipse(law), color=colour, linestyle=DASHES[style % 4], label=label)
     axis.plot(*np.asarray(law.mean)[:, None], "o", color=colour, markersize=4)
 
@@ -63,7 +62,7 @@ def lemma_two(*, mean_square: float = 4.0, noise_std: float = 0.7) -> Figure:
             signal, noise = np.exp(-time), np.sqrt(-np.expm1(-2 * time))
             weight = np.asarray(linear.denoiser_for(law, signal, noise).weight)
             losses.append(_loss(weight, true, signal, noise))
-        left.plot(times, losses, color=COLOURS[style], linestyle=DASHES[style], label=label)
+        left.plot(times, losses, color=PALETTE[style], linestyle=DASHES[style], label=label)
     left.set(xlabel="Ornstein-Uhlenbeck time t", ylabel="training loss at the candidate", xlim=(0, 2.5))
     left.legend()
     _draw(right, Gaussian(mean, cov), "clean", 2)
@@ -80,7 +79,7 @@ def entropy_gap(*, noise_std: float = 0.1, mean_square: float = 1.0) -> Figure:
     dimensions = 2 ** np.arange(10)
     for style, ratio in enumerate((2, 4, 16)):
         gap = [training_sets.entropy_gap(max(ratio * d, d + 1), int(d), mean_square, noise_std) for d in dimensions]
-        axis.plot(dimensions, np.array(gap) / noise_std**2, "o-", color=COLOURS[style], label=f"exact, n = {ratio} d")
+        axis.plot(dimensions, np.array(gap) / noise_std**2, "o-", color=PALETTE[style], label=f"exact, n = {ratio} d")
     axis.plot(dimensions, 0.5 * dimensions, ":", color="black", label="printed rate: proportional to d")
     axis.set(xscale="log", yscale="log", xlabel="dimension d", ylabel="entropy gap / noise_std² (nats)")
     axis.legend()
@@ -95,8 +94,8 @@ def gain(*, d: int = 8, mean_square: float = 4.0) -> Figure:
         estimates = [training_sets.wasserstein_gain(n, d, mean_square, x / np.sqrt(n)) for x in scaled]
         value = n * np.array([e.value for e in estimates])
         error = 1.96 * n * np.array([e.standard_error for e in estimates])
-        axis.plot(scaled, value, DASHES[style], color=COLOURS[style], label=f"n = {n}")
-        axis.fill_between(scaled, value - error, value + error, color=COLOURS[style], alpha=0.25, linewidth=0)
+        axis.plot(scaled, value, DASHES[style], color=PALETTE[style], label=f"n = {n}")
+        axis.fill_between(scaled, value - error, value + error, color=PALETTE[style], alpha=0.25, linewidth=0)
     axis.axhline(0, color="black", linewidth=0.8)
     label = "n × gain in W2² (squared unit of the data)"
     axis.set(xlabel="noise_std × √n", ylabel=label, title=f"d = {d}, squared norm of the mean = {mean_square:g}")
@@ -111,14 +110,14 @@ def label_flips(*, mean_square: float = 4.0) -> Figure:
     for style, n in enumerate((10, 100)):
         change = [flips.flip_change(n, 8, mean_square, float(x)) for x in eta]
         value, error = (np.array(part) for part in zip(*change, strict=True))
-        left.plot(eta * 100, value, color=COLOURS[style], label=f"no guidance, n = {n}, d = 8")
+        left.plot(eta * 100, value, color=PALETTE[style], label=f"no guidance, n = {n}, d = 8")
         band = value - 1.96 * error, value + 1.96 * error
-        left.fill_between(eta * 100, *band, color=COLOURS[style], alpha=0.25, linewidth=0)
+        left.fill_between(eta * 100, *band, color=PALETTE[style], alpha=0.25, linewidth=0)
         bound = [flips.flip_change_bound(n, 8, mean_square, float(x)) for x in eta]
-        left.plot(eta * 100, bound, ":", color=COLOURS[style], label=f"its lower bound, n = {n}")
+        left.plot(eta * 100, bound, ":", color=PALETTE[style], label=f"its lower bound, n = {n}")
     for style, guidance in enumerate((0.0, 0.5, 1.0, 3.0)):
         change_at = [flips.guided_flip_change(mean_square, float(x), guidance) for x in eta]
-        right.plot(eta * 100, change_at, DASHES[style], color=COLOURS[style], label=f"w = {guidance:g}, n → ∞")
+        right.plot(eta * 100, change_at, DASHES[style], color=PALETTE[style], label=f"w = {guidance:g}, n → ∞")
     for axis in (left, right):
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xlabel="flipped labels (%)", ylabel="change of W2² (above 0: worse)")
@@ -139,15 +138,15 @@ def geodesics() -> Figure:
     for style, shift in enumerate((1.0, 2.0, 4.0)):
         p, q = Gaussian(np.zeros(1), np.eye(1) * 0.25), Gaussian(np.array([shift]), np.eye(1))
         curve = _geodesic(p, q, 41)
-        left.plot(curve.mean[:, 0], jnp.sqrt(curve.cov[:, 0, 0]), DASHES[style], color=COLOURS[style])
-        left.plot([0, shift], [0.5, 1.0], "o", color=COLOURS[style], markersize=4)
+        left.plot(curve.mean[:, 0], jnp.sqrt(curve.cov[:, 0, 0]), DASHES[style], color=PALETTE[style])
+        left.plot([0, shift], [0.5, 1.0], "o", color=PALETTE[style], markersize=4)
     left.set(xlabel="mean", ylabel="standard deviation", ylim=(0, None), title="geodesics of N(m, s²)")
     p = Gaussian(np.zeros(2), np.diag([0.09, 1.0]))
     q = Gaussian(np.array([5.0, 1.0]), np.array([[1.0, 0.55], [0.55, 0.4]]))
     curve = _geodesic(p, q, 7)
     for mean, cov in zip(curve.mean, curve.cov, strict=True):
-        right.plot(*_ellipse(Gaussian(mean, cov)), color=COLOURS[0])
-    right.plot(*curve.mean.T, "o", color=COLOURS[1], markersize=3)
+        right.plot(*_ellipse(Gaussian(mean, cov)), color=PALETTE[0])
+    right.plot(*curve.mean.T, "o", color=PALETTE[1], markersize=3)
     right.set(xlabel="x", ylabel="y", aspect="equal", title="ellipses along a geodesic")
     return figure
 
@@ -162,7 +161,7 @@ def path_errors(*, shape: tuple[int, int] = (32, 32)) -> Figure:
             path: Path = make(spectrum)
             errors = [discretisation.sampling_error(path, spectrum, n, sampler).kl_generated_data for n in steps]
             shown = np.maximum(np.array(errors, dtype=float), 1e-9)
-            axis.plot(steps, shown, DASHES[style % 4] + "o", markersize=3, color=COLOURS[style], label=name)
+            axis.plot(steps, shown, DASHES[style % 4] + "o", markersize=3, color=PALETTE[style], label=name)
         axis.set(xscale="log", yscale="log", ylabel="KL (nats per image)", title=sampler.replace("_", ", "))
     axes[-1].set(xlabel="sampling steps")
     axes[0].legend(ncols=2, fontsize="small")
@@ -180,10 +179,10 @@ def contracted_distance() -> Figure:
     start = 0.6
     noise = np.geomspace(0.05, 5, 40)
     exact = [total_variation(p, q, noise_std=float(s)) for s in noise]
-    axis.plot(noise, exact, "-", color=COLOURS[0], label="exact")
-    axis.plot(noise, [contraction(start, 1.0, float(s)) for s in noise], "--", color=COLOURS[1], label="sharp bound")
+    axis.plot(noise, exact, "-", color=PALETTE[0], label="exact")
+    axis.plot(noise, [contraction(start, 1.0, float(s)) for s in noise], "--", color=PALETTE[1], label="sharp bound")
     printed = [min(1.0, contraction_printed(start, 1.0, float(s))) for s in noise]
-    axis.plot(noise, printed, ":", color=COLOURS[2], label="bound as printed")
+    axis.plot(noise, printed, ":", color=PALETTE[2], label="bound as printed")
     axis.set(xscale="log", xlabel="noise level σ (unit of the data)", ylabel="total variation", ylim=(0, 1.02))
     axis.legend()
     return figure
@@ -198,8 +197,8 @@ def ideal_classifier() -> Figure:
         classifier.probability_clean(classifier.triangular_discrimination(p, q, noise_std=float(s))) for s in noise
     ]
     taken = [0.5 - total_variation(p, q, noise_std=float(s)) for s in noise]
-    axis.plot(noise, clean, "-", color=COLOURS[0], label="mean probability “clean”, exact")
-    axis.plot(noise, taken, "--", color=COLOURS[1], label="½ − total variation (the paper's reading)")
+    axis.plot(noise, clean, "-", color=PALETTE[0], label="mean probability “clean”, exact")
+    axis.plot(noise, taken, "--", color=PALETTE[1], label="½ − total variation (the paper's reading)")
     axis.axhline(0.45, color="black", linewidth=0.8, linestyle=":", label="threshold 0.45")
     axis.set(xscale="log", xlabel="noise level σ (unit of the data)", ylabel="on corrupted data")
     axis.legend()

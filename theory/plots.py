@@ -1,22 +1,18 @@
-"""Figures of a prescription: each function takes numbers and returns a `matplotlib.figure.Figure`, nothing is drawn
-globally.
+"""Figures of a prescription: each function takes numbers and returns a `matplotlib.figure.Figure`.
 
-One style for all (`STYLE`, applied through a context, never globally), sized so that the text stays readable at the
-width of a phone; colours are Okabe and Ito's, which people who are colour-blind can tell apart, and lines differ in
-dash or marker as well. Shaded bands are intervals; every axis says what it shows and in which units. `save` writes a
-PNG, `png` gives its bytes.
+One style for all (`theory.canvas`); lines differ in dash or marker as well as colour. Shaded bands are intervals; every
+axis says what it shows and in which units.
 """
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from theory._checks import require
+from theory.canvas import BLACK, BLUE, DASHES, GREEN, ORANGE, PALETTE, VERMILION, style
 from theory.conditions import Conditions, Curve, Optimum
 from theory.image_advice import ImageAdvice, PathAdvice
 from theory.settings import Settings
@@ -28,50 +24,6 @@ if TYPE_CHECKING:
 
     from theory.prescribe import Prescription
 
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#F0E442",
-    "#000000",
-)
-PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-"""Okabe and Ito's colours, yellow left out: it is too pale for lines on white."""
-DASHES: tuple[Any, ...] = ("-", "--", "-.", ":")
-STYLE: dict[Any, Any] = {
-    "figure.figsize": (5.2, 3.7),
-    "figure.dpi": 160,
-    "figure.constrained_layout.use": True,
-    "font.size": 11,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.8,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-    "axes.formatter.useoffset": False,
-}
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Apply `STYLE` within a `with` block; matplotlib's settings are as before afterwards."""
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        yield
-
 
 @contextmanager
 def _axes(**size: Any) -> "Iterator[tuple[Figure, Axes]]":
@@ -80,27 +32,6 @@ def _axes(**size: Any) -> "Iterator[tuple[Figure, Axes]]":
     with style():
         figure = Figure(**size)
         yield figure, figure.subplots()
-
-
-def png(figure: "Figure") -> bytes:
-    """The figure as a PNG file's bytes."""
-    buffer = io.BytesIO()
-    with style():
-        figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def save(figure: "Figure", path: str | Path) -> Path:
-    """Write the figure as PNG and return the path."""
-    file = Path(path)
-    file.write_bytes(png(figure))
-    return file
-
-
-def _legend(axes: "Axes", **options: Any) -> None:
-    """A legend, if there is anything to tell."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(**options)
 
 
 def _short(value: float) -> str:

@@ -5,7 +5,6 @@ Formulas become MathML, which browsers render by themselves, and figures are emb
 
 import base64
 import html
-import io
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from latex2mathml.converter import convert
 from matplotlib.figure import Figure
 
+from theory.canvas import png
 from theory.claims.claim import Claim
 from theory.claims.decide import Decision
 from theory.verdicts import number_list, summary
@@ -45,9 +45,7 @@ def with_formulas(text: str) -> str:
 
 
 def _image(figure: Figure, alternative: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
-    data = base64.b64encode(buffer.getvalue()).decode()
+    data = base64.b64encode(png(figure)).decode()
     return f'<img alt="{html.escape(alternative)}" src="data:image/png;base64,{data}">'
 
 

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, find, settings
 from hypothesis.errors import NoSuchExample
+from threadpoolctl import threadpool_limits
 
 from theory.claims.claim import Case, Claim, Outcome, VerdictName
 
+SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 SHRINK_EXAMPLES = 2000
 """At most so many cases in a search for a counterexample."""
 
@@ -142,13 +144,20 @@ def decide(claim: Claim, *, cases: int | None = None, seed: int = 0) -> Decision
     )
 
 
-def _decide_by_id(claim_id: str, cases: int | None, seed: int) -> Decision:
-    """A worker's job: claims hold functions, so only their ids travel between processes."""
+def _start_worker() -> None:
+    """One thread per process: many small matrices gain nothing from more, and processes would fight over the cores."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {SINGLE_THREAD}".strip()
+    threadpool_limits(1)
+
     import jax
 
+    jax.config.update("jax_enable_x64", True)
+
+
+def _decide_by_id(claim_id: str, cases: int | None, seed: int) -> Decision:
+    """A worker's job: claims hold functions, so only their ids travel between processes."""
     from theory.claims.registry import CLAIMS
 
-    jax.config.update("jax_enable_x64", True)
     decision = decide(CLAIMS[claim_id], cases=cases, seed=seed)
     return replace(decision, numbers=_plain(decision.numbers))
 
@@ -171,7 +180,7 @@ def decide_all(
     The workers start afresh, so the caller's JAX is left alone. Closing the iterator stops them.
     """
     workers = min(workers or os.cpu_count() or 1, len(claims))
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
         jobs = [pool.submit(_decide_by_id, claim.id, cases, seed) for claim in claims]
         for job in as_completed(jobs):

@@ -53,8 +53,8 @@ CLAIMS: tuple[Claim, ...] = (
         statement=(
             r"Any small deviation from the shortest path leads to worse performance. Read: the path made for "
             r"$D^{1+\delta}$ instead of $D$ (same ends, nearby) has a larger error in at least one of both "
-            r"Kullback-Leibler divergences and $W_2$, for the samplers of the paper: DDIM, and ancestral with "
-            r"either fixed variance (no noise in the last step)."
+            r"Kullback-Leibler divergences and $W_2$, for DDIM and for ancestral sampling with the large variance "
+            r"(no noise in the last step)."
         ),
         kind="ordering",
         domain=Domain(
