@@ -167,7 +167,8 @@ def machine() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     cores = len(os.sched_getaffinity(0))
-    return f"{model}, {cores} core(s) used, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {versions()}"
+    load = f"{cores} core(s) used, load {os.getloadavg()[0]:.1f}"
+    return f"{model}, {load}, Python {platform.python_version()}, {versions()}"
 
 
 def main() -> None:

@@ -129,14 +129,16 @@ def ambient_minimiser(
 
     E[x_n | x_t] by quadrature over the kept points, x_n ~ prior * N(0, sigma_min²), x_t | x_n ~ N(x_n, sigma²
     − sigma_min²):
-    nothing is assumed of the answer, which AO-L says is `posterior_mean`. 0 < sigma_min < sigma. NumPy.
+    nothing is assumed of the answer, which AO-L says is `posterior_mean`. 0 < sigma_min < sigma; x_t within
+    30 sigma of the prior. NumPy.
     """
     require(bool(0 < sigma_min < sigma), "sigma_min", sigma_min, f"between 0 and sigma = {sigma:g}")
     step = math.sqrt(sigma**2 - sigma_min**2)
     kept = prior.smoothed(sigma_min)
-    reach, width = 10 * step, min(step, float(np.min(kept.stds)))
-    x, w = panel_rule(np.linspace(-reach, reach, max(8, math.ceil(2 * reach / width)) + 1))
-    points = xt[:, None] + x
-    joint = w * np.exp(-0.5 * (x / step) ** 2) * kept.pdf(points.ravel()).reshape(points.shape)
+    # given x_t, x_n has its mass between x_t and the prior's means, give or take a few `step`
+    low, high = min(np.min(xt), np.min(kept.means)) - 10 * step, max(np.max(xt), np.max(kept.means)) + 10 * step
+    width = min(step, float(np.min(kept.stds)))
+    x, w = panel_rule(np.linspace(low, high, math.ceil((high - low) / width) + 1))
+    joint = w * kept.pdf(x) * np.exp(-0.5 * ((xt[:, None] - x) / step) ** 2)
     alpha = float(ambient_alpha(sigma, sigma_min))
-    return (np.sum(joint * points, axis=1) / np.sum(joint, axis=1) - (1 - alpha) * xt) / alpha
+    return ((joint @ x) / np.sum(joint, axis=1) - (1 - alpha) * xt) / alpha

@@ -65,7 +65,7 @@ class Gaussian(eqx.Module):
         return self.mean.shape[-1]
 
     def entropy(self) -> Float[Array, ""]:
-        """Differential entropy ½ log det(2πe S) in nats, float64; -inf (or below -15 d at rounding level) where S is
+        """Differential entropy ½ log det(2πe S) in nats, float64; -inf where S is
         singular.
 
         Raises `TypeError` unless float64.

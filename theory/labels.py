@@ -107,8 +107,9 @@ class LabelCorruption(eqx.Module):
     def posterior(self, prior: Float[Array, " K"]) -> Float[Array, "K K"]:
         """P(true class | observed class): rows by observed class, each summing to 1. (NaN for a class never
         observed.)"""
+        require_prior(prior, self.classes)
         joint = prior[:, None] * self.transition()
-        return (joint / self.observed(prior)).T
+        return (joint / jnp.sum(joint, axis=0)).T
 
 
 class LabelFlip(LabelCorruption):

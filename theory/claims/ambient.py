@@ -9,7 +9,7 @@ from theory.claims import _ambient_proofs as proofs
 from theory.claims.claim import DIMENSIONS, Choices, Claim, Domain, Integers, Parameter, Reals, Seeds
 
 _PRIOR: dict[str, Parameter] = {"k": Choices((1, 2, 3, 5)), "spread": Reals(0.1, 1.0), "seed": Seeds()}
-_LAWS: dict[str, Parameter] = {"k": Choices((2, 3, 5, 8)), "seed": Seeds()}
+_LAWS: dict[str, Parameter] = {"k": Choices((2, 3, 5)), "seed": Seeds()}
 _PAIR: dict[str, Parameter] = {**_PRIOR, "sigma": Reals(0.2, 3.0, log=True), "shift": Reals(0.0, 2.0)}
 _CROSSOVER: dict[str, Parameter] = {
     "n_clean": Integers(1, 50, log=True),
