@@ -2,6 +2,9 @@
 
 import os
 
+# Most of the time of these tests is compilation of programs that run once: do not optimise them.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
 import jax
 import matplotlib
 from hypothesis import HealthCheck, settings

@@ -7,7 +7,7 @@ in what was asked.
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -167,7 +167,13 @@ def report(*, out: Path = REPORT, cases: int | None = None, seed: int = 0) -> in
     return 0 if all(decision.as_recorded for decision in decisions) else 1
 
 
-COMMANDS = {"check": check, "show": show, "list": list_claims, "prescribe": prescribe, "report": report}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "check": check,
+    "show": show,
+    "list": list_claims,
+    "prescribe": prescribe,
+    "report": report,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -84,9 +84,3 @@ def save(figure: "Figure", path: str | Path) -> Path:
     file = Path(path)
     file.write_bytes(png(figure))
     return file
-
-
-def _legend(axes: "Axes", **options: Any) -> None:
-    """A legend, if there is anything to tell."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(**options)

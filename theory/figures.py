@@ -6,7 +6,7 @@ Everything drawn is computed here from the library's public functions; nothing i
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import ArrayLike, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -21,6 +21,10 @@ from theory.total_variation import Line, contraction, contraction_printed, total
 
 CIFAR_SPECTRUM = PowerLaw(1.59, 0.0086, 2.0)
 """The spectrum of 32 x 32 natural images in [-1, 1] that the SPD paper fits (section 4)."""
+
+
+def _gaussian(mean: ArrayLike, cov: ArrayLike) -> Gaussian:
+    return Gaussian(jnp.asarray(mean, float), jnp.asarray(cov, float))
 
 
 def _ellipse(law: Gaussian) -> Float[np.ndarray, "2 k"]:
@@ -39,7 +43,7 @@ def _draw(axis: Axes, law: Gaussian, label: str, style: int) -> None:
 
 def printed_corruption(mean: Float[np.ndarray, " d"], cov: Float[np.ndarray, "d d"], s: float) -> Gaussian:
     """The law that Lemma 2 of SC prints: mean (1-s) m, covariance S + s |m|² I (wrong for d >= 2)."""
-    return Gaussian((1 - s) * mean, cov + s * float(mean @ mean) * np.eye(len(mean)))
+    return _gaussian((1 - s) * mean, cov + s * float(mean @ mean) * np.eye(len(mean)))
 
 
 def _loss(weight: np.ndarray, law: Gaussian, signal: float, noise: float) -> float:
@@ -65,7 +69,7 @@ def lemma_two(*, mean_square: float = 4.0, noise_std: float = 0.7) -> Figure:
         left.plot(times, losses, color=PALETTE[style], linestyle=DASHES[style], label=label)
     left.set(xlabel="Ornstein-Uhlenbeck time t", ylabel="training loss at the candidate", xlim=(0, 2.5))
     left.legend()
-    _draw(right, Gaussian(mean, cov), "clean", 2)
+    _draw(right, _gaussian(mean, cov), "clean", 2)
     _draw(right, true, "corrupted (true)", 0)
     _draw(right, printed, "corrupted as printed", 1)
     right.set(xlabel="x, along the class mean", ylabel="y", aspect="equal", xlim=(-1, 8))
@@ -78,7 +82,7 @@ def entropy_gap(*, noise_std: float = 0.1, mean_square: float = 1.0) -> Figure:
     figure, (axis,) = new_figure()
     dimensions = 2 ** np.arange(10)
     for style, ratio in enumerate((2, 4, 16)):
-        gap = [training_sets.entropy_gap(max(ratio * d, d + 1), int(d), mean_square, noise_std) for d in dimensions]
+        gap = [training_sets.entropy_gap(ratio * int(d), int(d), mean_square, noise_std) for d in dimensions]
         axis.plot(dimensions, np.array(gap) / noise_std**2, "o-", color=PALETTE[style], label=f"exact, n = {ratio} d")
     axis.plot(dimensions, 0.5 * dimensions, ":", color="black", label="printed rate: proportional to d")
     axis.set(xscale="log", yscale="log", xlabel="dimension d", ylabel="entropy gap / noise_std² (nats)")
@@ -136,16 +140,16 @@ def geodesics() -> Figure:
     """Fisher-Rao geodesics: N(m, s²) in the half-plane of means and deviations, and ellipses along one in the plane."""
     figure, (left, right) = new_figure(rows=2)
     for style, shift in enumerate((1.0, 2.0, 4.0)):
-        p, q = Gaussian(np.zeros(1), np.eye(1) * 0.25), Gaussian(np.array([shift]), np.eye(1))
+        p, q = _gaussian(np.zeros(1), np.eye(1) * 0.25), _gaussian(np.array([shift]), np.eye(1))
         curve = _geodesic(p, q, 41)
         left.plot(curve.mean[:, 0], jnp.sqrt(curve.cov[:, 0, 0]), DASHES[style], color=PALETTE[style])
         left.plot([0, shift], [0.5, 1.0], "o", color=PALETTE[style], markersize=4)
     left.set(xlabel="mean", ylabel="standard deviation", ylim=(0, None), title="geodesics of N(m, s²)")
-    p = Gaussian(np.zeros(2), np.diag([0.09, 1.0]))
-    q = Gaussian(np.array([5.0, 1.0]), np.array([[1.0, 0.55], [0.55, 0.4]]))
+    p = _gaussian(np.zeros(2), np.diag([0.09, 1.0]))
+    q = _gaussian(np.array([5.0, 1.0]), np.array([[1.0, 0.55], [0.55, 0.4]]))
     curve = _geodesic(p, q, 7)
     for mean, cov in zip(curve.mean, curve.cov, strict=True):
-        right.plot(*_ellipse(Gaussian(mean, cov)), color=PALETTE[0])
+        right.plot(*_ellipse(_gaussian(mean, cov)), color=PALETTE[0])
     right.plot(*curve.mean.T, "o", color=PALETTE[1], markersize=3)
     right.set(xlabel="x", ylabel="y", aspect="equal", title="ellipses along a geodesic")
     return figure

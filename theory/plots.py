@@ -34,6 +34,12 @@ def _axes(**size: Any) -> "Iterator[tuple[Figure, Axes]]":
         yield figure, figure.subplots()
 
 
+def _legend(axes: "Axes", **options: Any) -> None:
+    """A legend, if there is anything to tell."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(**options)
+
+
 def _short(value: float) -> str:
     return f"{value:.2g}"
 

@@ -8,13 +8,12 @@ beside it.
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from theory.claims.claim import Case, Outcome, at_most, identity, worst
 from theory.discretisation import generated_variance, sampling_error
@@ -55,17 +54,53 @@ def times_of(case: Case) -> Float[np.ndarray, " k"]:
     return np.concatenate([[1.0], 1 - np.cumsum(widths)[:-1] / widths.sum(), [0.0]])
 
 
-@eqx.filter_jit
-def _powers(path: Path, times: Float[ArrayLike, " k"]) -> tuple[Array, Array]:
-    return jax.vmap(path.powers)(jnp.asarray(times))
+def asked_of(name: str) -> list[tuple[str, str]]:
+    """Samplers and starts that the checks ask about, for one path."""
+    everywhere = [
+        ("ddim", "marginal"),
+        ("ddim", "prior"),
+        ("ancestral_exact", "marginal"),
+        ("ancestral_large_noisy", "marginal"),
+    ]
+    only = {"shortest": [("ancestral_large", "marginal"), ("euler", "marginal")], "bures": [("euler", "marginal")]}
+    return everywhere + only.get(name, [])
 
 
-def _gains(path: Path, times: Float[np.ndarray, " k"], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """A_t and S_t, shape (times, k), from late to early; the clean end is added where the path has none."""
-    signal, noise = (np.sqrt(np.asarray(x).reshape(len(times), -1) * np.ones(k)) for x in _powers(path, times))
-    if path.starts_clean:
-        return signal, noise
-    return np.vstack([signal, np.ones(k)]), np.vstack([noise, np.zeros(k)])
+@cache
+def _program(name: str, steps: int) -> Callable[[Variances, np.ndarray], Array]:
+    """What the library says of one path with so many steps, compiled once: rows of A², S² and generated variances.
+
+    The clean end is added to the powers where the path has none.
+    """
+
+    @jax.jit
+    def answer(spectrum: Array, times: Array) -> Array:
+        path = make_path(name, spectrum)
+        powers = jax.vmap(path.powers)(times)
+        signal, noise = (jnp.broadcast_to(x.reshape(steps + 1, -1), (steps + 1, FREQUENCIES)) for x in powers)
+        if not path.starts_clean:
+            signal = jnp.concatenate([signal, jnp.ones((1, FREQUENCIES))])
+            noise = jnp.concatenate([noise, jnp.zeros((1, FREQUENCIES))])
+        asked = [generated_variance(path, spectrum, times, kind, start=start) for kind, start in asked_of(name)]
+        return jnp.concatenate([signal, noise, jnp.stack(asked)])
+
+    return answer
+
+
+class Answer(NamedTuple):
+    """A_t and S_t, shape (times, frequencies), from late to early, and generated variances by sampler and start."""
+
+    signal: np.ndarray
+    noise: np.ndarray
+    generated: dict[tuple[str, str], np.ndarray]
+
+
+def library_answer(name: str, spectrum: Variances, times: np.ndarray) -> Answer:
+    """What the library says of a path by name."""
+    rows = np.asarray(_program(name, len(times) - 1)(spectrum, times))
+    asked = asked_of(name)
+    signal, noise = np.split(np.sqrt(rows[: -len(asked)]), 2)
+    return Answer(signal, noise, dict(zip(asked, rows[-len(asked) :], strict=True)))
 
 
 def _h(ratio: np.ndarray) -> np.ndarray:
@@ -162,27 +197,24 @@ def _chain_divergence(signal: np.ndarray, noise: np.ndarray, variance: float) ->
 def check_path_divergence(case: Case) -> Outcome:
     """Dense KL of chains = sum over steps of KL between neighbours >= the same on the shortest path; and it bounds
     the end."""
-    data, times = np.array([case["D"]]), times_of(case)
-    path = make_path(case["path"], data)
-    signal, noise = _gains(path, times, 1)
-    v = (signal**2 * data + noise**2)[:, 0]
+    data = np.full(FREQUENCIES, case["D"])
+    signal, noise, found = library_answer(case["path"], data, times_of(case))
+    kept, added = signal[:, 0], noise[:, 0]
+    v = kept**2 * case["D"] + added**2
     total, steps = float(np.sum(_h(v[1:] / v[:-1]))), len(v) - 1
-    own = np.linspace(1.0, 0.0, steps + 1)
-    shortest = ShortestPath(
-        jnp.asarray(data / v[0]), basis="pixels"
-    )  # between the path's own ends, in units of its last variance
-    kept, added = _gains(shortest, own, 1)
-    u = (kept**2 * data / v[0] + added**2)[:, 0]
+    # between the path's own ends, in units of its last variance
+    signal, noise, _ = library_answer("shortest", data / v[0], np.linspace(1.0, 0.0, steps + 1))
+    u = (signal**2 * data / v[0] + noise**2)[:, 0]
     least = float(np.sum(_h(u[1:] / u[:-1])))
-    chain, rounding = _chain_divergence(signal[:, 0], noise[:, 0], case["D"])
-    generated = float(generated_variance(path, data, times, "ancestral_large_noisy")[0])
+    chain, rounding = _chain_divergence(kept, added, case["D"])
+    generated = found["ancestral_large_noisy", "marginal"][0]
     # each h errs by a few ε times the ratio it is taken of (and 1 where that is near 1)
     slack = 32 * EPS * float(np.sum(1 + v[1:] / v[:-1]) + np.sum(1 + u[1:] / u[:-1]))
     shown = {"marginal_variances": v, "sum": total, "sum_on_shortest": least, "chain": chain}
     return worst(
         identity(chain, total, tolerance=rounding + slack, **shown),
         at_most(least, total, tolerance=slack, **shown),
-        at_most(float(_h(data / generated)[0]), chain, tolerance=rounding + slack, **shown),
+        at_most(float(_h(case["D"] / generated)), chain, tolerance=rounding + slack, **shown),
     )
 
 
@@ -223,15 +255,14 @@ def check_natural_ranking(case: Case) -> Outcome:
 def check_ancestral_shortest(case: Case) -> Outcome:
     """Library recursion against the closed forms D φ²_{1/N} and D^{1-1/N}."""
     data, steps = spectrum_of(case), case["steps"]
-    path, times = ShortestPath(jnp.asarray(data), basis="pixels"), np.linspace(1.0, 0.0, steps + 1)
+    found = library_answer("shortest", data, np.linspace(1.0, 0.0, steps + 1)).generated
     # q = S_t² - a² S_s² is right to ε S_t² <= ε v_t, and v_t / v_s = D^(-1/N); exponentials lose a factor 1 + |ℓ|
     lost = 64 * EPS * (steps + 1) * (1 + np.abs(np.log(data))) * np.maximum(1.0, data ** (-1 / steps))
     behind = data ** (1 - 1 / steps)
     share = np.array([(1 - b) / (1 - d) if d != 1 else 1 - 1 / steps for b, d in zip(behind, data, strict=True)])
     # near D = 1 the closed form itself cancels: its numerator and denominator are right to ε (1 + D)
     closed = 8 * EPS * (1 + data) / np.where(data == 1, 1.0, np.abs(1 - data))
-    quiet = np.asarray(generated_variance(path, data, times, "ancestral_large"))
-    noisy = np.asarray(generated_variance(path, data, times, "ancestral_large_noisy"))
+    quiet, noisy = (found[sampler, "marginal"] for sampler in ("ancestral_large", "ancestral_large_noisy"))
     return worst(
         identity(
             quiet / data / share / (lost + closed), 1 / (lost + closed), tolerance=1.0, share=share, generated=quiet
@@ -242,28 +273,26 @@ def check_ancestral_shortest(case: Case) -> Outcome:
 
 def check_exact_variance(case: Case) -> Outcome:
     """Generated variance against the data's own."""
-    data, times = spectrum_of(case), times_of(case)
-    generated = generated_variance(make_path(case["path"], data), data, times, "ancestral_exact")
+    data = spectrum_of(case)
+    generated = library_answer(case["path"], data, times_of(case)).generated["ancestral_exact", "marginal"]
     # V/v <- ρ V/v + (1 - ρ) with 0 <= ρ <= 1: errors of a few ε per step add, none is amplified
-    return identity(
-        np.asarray(generated) / data, np.ones(FREQUENCIES), tolerance=32 * EPS * (case["steps"] + 2), data=data
-    )
+    return identity(generated / data, np.ones(FREQUENCIES), tolerance=32 * EPS * (case["steps"] + 2), data=data)
 
 
-def _angles(case: Case, data: Variances) -> tuple[np.ndarray, np.ndarray, Path]:
-    path = make_path(case["path"], data)
-    signal, noise = _gains(path, times_of(case), FREQUENCIES)
-    return np.arctan2(signal * np.sqrt(data), noise), signal[0] ** 2 * data + noise[0] ** 2, path
+def _angles(case: Case, data: Variances) -> tuple[np.ndarray, np.ndarray, Answer]:
+    found = library_answer(case["path"], data, times_of(case))
+    signal, noise = found.signal, found.noise
+    return np.arctan2(signal * np.sqrt(data), noise), signal[0] ** 2 * data + noise[0] ** 2, found
 
 
 def check_ddim(case: Case) -> Outcome:
     """Library recursion against the product of squared cosines of angles."""
     data = spectrum_of(case)
-    angles, end, path = _angles(case, data)
+    angles, end, found = _angles(case, data)
     cosines = np.cos(np.diff(angles, axis=0))
     start = np.ones(FREQUENCIES) if case["start"] == "prior" else end
     expected = start / end * np.prod(cosines**2, axis=0)
-    generated = np.asarray(generated_variance(path, data, times_of(case), "ddim", start=case["start"])) / data
+    generated = found.generated["ddim", case["start"]] / data
     # an angle is right to a few ε, so each cosine is right to ε / cos
     tolerance = 32 * EPS * np.sum(1 + 1 / cosines, axis=0)
     left, right = generated / expected / tolerance, 1 / tolerance
@@ -273,10 +302,10 @@ def check_ddim(case: Case) -> Outcome:
 def check_equal_angles(case: Case) -> Outcome:
     """No path and no grid from pure noise beats equal angles with as many DDIM steps."""
     data, steps = spectrum_of(case), case["steps"]
-    angles, _, path = _angles(case, data)
-    share = np.asarray(generated_variance(path, data, times_of(case), "ddim")) / data
-    equal = EqualAnglePath(jnp.asarray(data), basis="pixels")
-    best = np.asarray(generated_variance(equal, data, np.linspace(1.0, 0.0, steps + 1), "ddim")) / data
+    angles, _, found = _angles(case, data)
+    share = found.generated["ddim", "marginal"] / data
+    equal = library_answer("equal_angle", data, np.linspace(1.0, 0.0, steps + 1))
+    best = equal.generated["ddim", "marginal"] / data
     tolerance = 64 * EPS * steps / math.sin(math.pi / 2 / steps)
     closed = np.full(FREQUENCIES, math.cos(math.pi / 2 / steps) ** (2 * steps))
     return worst(
@@ -311,7 +340,7 @@ def check_ddim_figures(case: Case) -> Outcome:
 def check_euler_bures(case: Case) -> Outcome:
     """Euler's generated variance against the data's own, for any grid."""
     data, times = spectrum_of(case), times_of(case)
-    generated = np.asarray(generated_variance(BuresPath(jnp.asarray(data), basis="pixels"), data, times, "euler"))
+    generated = library_answer("bures", data, times).generated["euler", "marginal"]
     root, t = np.sqrt(data), times[:, None]
     std = (1 - t) * root + t
     # the slope sums terms of size (1 + √D)² that cancel to σ_t (1 - √D); its error acts over the step, against σ_s/σ_t
@@ -325,7 +354,7 @@ def check_euler_shortest(case: Case) -> Outcome:
     data, steps = spectrum_of(case), case["steps"]
     log_d = np.log(data)
     times = np.linspace(1.0, 0.0, steps + 1)
-    generated = np.asarray(generated_variance(ShortestPath(jnp.asarray(data), basis="pixels"), data, times, "euler"))
+    generated = library_answer("shortest", data, times).generated["euler", "marginal"]
     gain = 1 + log_d / (2 * steps)
     # two terms of size |ℓ| coth(|ℓ|/2) cancel to the slope -ℓ/2; exponentials lose a factor 1 + |ℓ|
     error = 16 * EPS * (1 + (1 + np.abs(log_d)) * (2 + np.abs(log_d)) / steps)

@@ -84,13 +84,15 @@ class Reals:
 
 @dataclass(frozen=True)
 class Choices:
-    """One of a few values, listed from the simplest on."""
+    """One of a few values, listed from the simplest on; `weights` (default: equal) say how often each is drawn."""
 
     values: tuple[Any, ...]
+    weights: tuple[int, ...] = ()
 
     def draw(self, rng: np.random.Generator) -> Any:
-        """One seeded draw, all values equally likely."""
-        return self.values[int(rng.integers(len(self.values)))]
+        """One seeded draw."""
+        weights = np.array(self.weights or (1,) * len(self.values))
+        return self.values[int(rng.choice(weights.size, p=weights / weights.sum()))]
 
     def strategy(self) -> st.SearchStrategy[Any]:
         """Hypothesis strategy shrinking to the first value."""
@@ -118,8 +120,8 @@ class Seeds:
 
 Parameter = Integers | Reals | Choices | Seeds
 
-DIMENSIONS = Choices((1, 2, 3, 8, 64))
-"""The ladder of dimensions: few, so that few programs are compiled."""
+DIMENSIONS = Choices((1, 2, 3, 8, 64), weights=(3, 3, 3, 3, 1))
+"""The ladder of dimensions: few, so that few programs are compiled; 64 is drawn less often, as it costs most."""
 
 
 def _anything(case: Case) -> bool:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,10 @@ from threadpoolctl import threadpool_limits
 
 from theory.claims.claim import Case, Claim, Outcome, VerdictName
 
-SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+WORKER_FLAGS = (
+    "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1 "
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 SHRINK_EXAMPLES = 2000
 """At most so many cases in a search for a counterexample."""
 
@@ -144,14 +148,21 @@ def decide(claim: Claim, *, cases: int | None = None, seed: int = 0) -> Decision
     )
 
 
-def _start_worker() -> None:
-    """One thread per process: many small matrices gain nothing from more, and processes would fight over the cores."""
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {SINGLE_THREAD}".strip()
+def _start_worker(programs: str) -> None:
+    """Prepare a process for many small programs, each run about a thousand times.
+
+    One thread: small matrices gain nothing from more, and processes would fight over the cores. No optimisation: it would
+    cost more than it saves. `programs` is a folder where the workers find what another one has compiled.
+    """
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {WORKER_FLAGS}".strip()
     threadpool_limits(1)
 
     import jax
 
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_compilation_cache_dir", programs)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 def _decide_by_id(claim_id: str, cases: int | None, seed: int) -> Decision:
@@ -180,10 +191,12 @@ def decide_all(
     The workers start afresh, so the caller's JAX is left alone. Closing the iterator stops them.
     """
     workers = min(workers or os.cpu_count() or 1, len(claims))
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        jobs = [pool.submit(_decide_by_id, claim.id, cases, seed) for claim in claims]
-        for job in as_completed(jobs):
-            yield job.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    spawn = multiprocessing.get_context("spawn")
+    with TemporaryDirectory() as programs:
+        pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(programs,))
+        try:
+            jobs = [pool.submit(_decide_by_id, claim.id, cases, seed) for claim in claims]
+            for job in as_completed(jobs):
+                yield job.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
