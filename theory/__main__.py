@@ -6,6 +6,7 @@ in what was asked.
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -181,6 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     named = bool(given) and (given[0] in COMMANDS or given[0] in ("-h", "--help"))
     jax.config.update("jax_enable_x64", True)
+    # Most programs here run a few times only: optimising them costs more than it saves.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
     try:
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

@@ -342,11 +342,19 @@ GUIDED_ERROR = 1e-8
 """
 
 
-@jax.jit
-def guided_flow(m: Array, lam: Array, mb: Array, Lam: Array, w: Array, T: Array) -> Array:
+def guided_flow(m: Vector, lam: Vector, mb: Vector, Lam: Vector, w: float, T: float) -> np.ndarray:
     """The guided reverse flow in a common eigenbasis, from 0 and from 1 in every direction, with both regressions x̂0
     of x0.
+
+    Directions do not mix, so that empty ones fill up to the largest d: one program.
     """
+    d = len(m)
+    filled = (np.pad(x, (0, max(DIMENSIONS.values) - d)) for x in (m, lam, mb, Lam))
+    return np.asarray(_guided_flow(*filled, w, T))[:, :d]
+
+
+@jax.jit
+def _guided_flow(m: Array, lam: Array, mb: Array, Lam: Array, w: Array, T: Array) -> Array:
     beta = jnp.maximum(1.0, jnp.sqrt(jnp.maximum(jnp.max(lam), jnp.max(Lam))))
 
     def denoise(z: Array, time: Array) -> Array:
@@ -379,7 +387,7 @@ def check_guided(case: Case) -> Outcome:
     m, lam, mb, Lam = _guided_case(case)
     w, T, V = case["guidance"], case["horizon"], rotation(case["d"], case["seed"])
     law = _guided(V, m, lam, mb, Lam, w, T)
-    ends = np.asarray(guided_flow(m, lam, mb, Lam, w, T))
+    ends = guided_flow(m, lam, mb, Lam, w, T)
     root = ends[1] - ends[0]
     # The basis change moves eigenvalues by δ = 8 ε d |S'|: relative δ/λ, the powers by (1 + w) of that; mean and root
     # move in proportion to what the flow carries, at most `reach`.
@@ -402,7 +410,7 @@ def check_tilted(case: Case) -> Outcome:
     w, lam, Lam, m = case["guidance"], case["variance"], case["pooled_variance"], case["mean"]
     precision = (1 + w) / lam - w / Lam
     tilted = np.array([(1 + w) * m / lam / precision, 1 / precision])
-    ends = np.asarray(guided_flow(*(np.array([v]) for v in (m, lam, 0.0, Lam)), w, 50.0))[:, 0]
+    ends = guided_flow(np.array([m]), np.array([lam]), np.zeros(1), np.array([Lam]), w, 50.0)[:, 0]
     flow = np.array([ends[0], (ends[1] - ends[0]) ** 2])
     # GUIDED_ERROR relative, and e^(-50) for the horizon; doubled for the square.
     tolerance = 4 * GUIDED_ERROR * float(1 + np.max(np.abs(flow)))

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from theory.claims.claim import Case, Outcome, at_most, identity, worst
-from theory.discretisation import generated_variance, sampling_error
+from theory.discretisation import Start, generated_variance, sampling_error
 from theory.fisher import diagonal_path_length
 from theory.gaussian import Gaussian
 from theory.path_base import Path
@@ -54,15 +54,18 @@ def times_of(case: Case) -> Float[np.ndarray, " k"]:
     return np.concatenate([[1.0], 1 - np.cumsum(widths)[:-1] / widths.sum(), [0.0]])
 
 
-def asked_of(name: str) -> list[tuple[str, str]]:
+def asked_of(name: str) -> list[tuple[str, Start]]:
     """Samplers and starts that the checks ask about, for one path."""
-    everywhere = [
+    everywhere: list[tuple[str, Start]] = [
         ("ddim", "marginal"),
         ("ddim", "prior"),
         ("ancestral_exact", "marginal"),
         ("ancestral_large_noisy", "marginal"),
     ]
-    only = {"shortest": [("ancestral_large", "marginal"), ("euler", "marginal")], "bures": [("euler", "marginal")]}
+    only: dict[str, list[tuple[str, Start]]] = {
+        "shortest": [("ancestral_large", "marginal"), ("euler", "marginal")],
+        "bures": [("euler", "marginal")],
+    }
     return everywhere + only.get(name, [])
 
 
@@ -92,7 +95,7 @@ class Answer(NamedTuple):
 
     signal: np.ndarray
     noise: np.ndarray
-    generated: dict[tuple[str, str], np.ndarray]
+    generated: dict[tuple[str, Start], np.ndarray]
 
 
 def library_answer(name: str, spectrum: Variances, times: np.ndarray) -> Answer:
@@ -144,13 +147,17 @@ def check_theorem_two(case: Case) -> Outcome:
     )
 
 
+PAPER_SAMPLERS = ("ddim", "ancestral_large")
+
+
 @cache
-def _shortest_errors(sampler: str, steps: int) -> Callable[..., Array]:
-    """The three errors on data of variance D of the shortest path made for another variance."""
+def _shortest_errors(steps: int) -> Callable[..., Array]:
+    """The three errors, by sampler, on data of variance D of the shortest path made for another variance."""
 
     @jax.jit
     def errors(data: Array, path_for: Array) -> Array:
-        return jnp.stack(sampling_error(ShortestPath(path_for, basis="pixels"), data, steps, sampler))
+        path = ShortestPath(path_for, basis="pixels")
+        return jnp.array([sampling_error(path, data, steps, sampler) for sampler in PAPER_SAMPLERS])
 
     return errors
 
@@ -164,8 +171,8 @@ def _charitably_at_most(first: np.ndarray, second: np.ndarray, **numbers: Any) -
 def check_deviation(case: Case) -> Outcome:
     """Errors on the shortest path, and on the one made for D^(1 + deviation): the same ends, a nearby path."""
     data = np.array([case["D"]])
-    errors = _shortest_errors(case["sampler"], case["steps"])
-    exact, moved = (np.asarray(errors(data, data**power)) for power in (1.0, 1 + case["deviation"]))
+    errors, sampler = _shortest_errors(case["steps"]), PAPER_SAMPLERS.index(case["sampler"])
+    exact, moved = (np.asarray(errors(data, data**power))[sampler] for power in (1.0, 1 + case["deviation"]))
     shown = {"shortest": dict(zip(METRICS, exact, strict=True)), "deviating": dict(zip(METRICS, moved, strict=True))}
     return _charitably_at_most(exact, moved, **shown)
 
@@ -218,28 +225,30 @@ def check_path_divergence(case: Case) -> Outcome:
     )
 
 
-@cache
-def _ranking(sampler: str, steps: int) -> Callable[..., Array]:
-    @jax.jit
-    def errors(spectrum: Array) -> Array:
-        names = ("shortest", "vp_linear", "vp_cosine", "heat")
-        return jnp.stack([jnp.stack(sampling_error(PATHS[n](spectrum), spectrum, steps, sampler)) for n in names])
-
-    return errors
-
-
 RIVALS = ("vp_linear", "vp_cosine", "heat")
 GRID = (12, 12)
 
 
-def _law_errors(case: Case, sampler: str) -> np.ndarray:
+@cache
+def _ranking(samplers: tuple[str, ...], steps: int) -> Callable[..., Array]:
+    """Three errors of each sampler, on the shortest path and on its rivals."""
+
+    @jax.jit
+    def errors(spectrum: Array) -> Array:
+        paths = [PATHS[name](spectrum) for name in ("shortest", *RIVALS)]
+        return jnp.array([[sampling_error(path, spectrum, steps, s) for path in paths] for s in samplers])
+
+    return errors
+
+
+def _law_errors(case: Case, samplers: tuple[str, ...]) -> np.ndarray:
     spectrum = PowerLaw(case["c1"], case["c2"], case["m"]).spectrum(GRID)
-    return np.asarray(_ranking(sampler, case["steps"])(spectrum))
+    return np.asarray(_ranking(samplers, case["steps"])(spectrum))
 
 
 def check_ranking(case: Case) -> Outcome:
     """The three errors on the shortest path against a rival's: at least one is no larger."""
-    errors = _law_errors(case, case["sampler"])
+    errors = _law_errors(case, PAPER_SAMPLERS)[PAPER_SAMPLERS.index(case["sampler"])]
     mine, rival = errors[0], errors[1 + RIVALS.index(case["rival"])]
     shown = {"shortest": dict(zip(METRICS, mine, strict=True)), "rival": dict(zip(METRICS, rival, strict=True))}
     return _charitably_at_most(mine, rival, **shown)
@@ -247,7 +256,7 @@ def check_ranking(case: Case) -> Outcome:
 
 def check_natural_ranking(case: Case) -> Outcome:
     """Ancestral, large variance, noise-free end: both divergences on the shortest path are below all rivals'."""
-    errors = _law_errors(case, "ancestral_large")[:, :2]
+    errors = _law_errors(case, ("ancestral_large",))[0, :, :2]
     best = errors[1:].min(axis=0)
     return worst(*(at_most(a, b, errors=errors) for a, b in zip(errors[0], best, strict=True)))
 
@@ -317,10 +326,16 @@ def check_equal_angles(case: Case) -> Outcome:
 PRINTED_DDIM = {"equal_angle": (0.61, 0.63), "shortest": (5.37, 5.95)}
 
 
+@cache
+def _natural_errors(name: str) -> np.ndarray:
+    """DDIM's three errors in 50 steps on the 32 x 32 spectrum."""
+    found = jax.jit(lambda data: jnp.array(sampling_error(PATHS[name](data), data, 50, "ddim")))
+    return np.asarray(found(NATURAL.spectrum((32, 32))))
+
+
 def check_ddim_figures(case: Case) -> Outcome:
     """Library errors on the 32 x 32 spectrum against the closed form, and against the figures recorded."""
     data = NATURAL.spectrum((32, 32))
-    found = sampling_error(PATHS[case["path"]](jnp.asarray(data)), data, 50, "ddim")
     angle = np.linspace(0, math.pi / 2, 51)[:, None]
     if case["path"] == "shortest":
         tau = np.linspace(0, 1, 51)[:, None]
@@ -328,7 +343,7 @@ def check_ddim_figures(case: Case) -> Outcome:
         angle = np.arctan2(np.sqrt(power * data.ravel()), np.sqrt(1 - power))
     share = np.prod(np.cos(np.diff(angle, axis=0)) ** 2, axis=0) * np.ones(data.size)
     closed = np.array([np.sum(_h(share)), np.sum(_h(1 / share))])
-    values = np.array(found[:2])
+    values = _natural_errors(case["path"])[:2]
     # the plain formula's 1 - φ² keeps ε relative to 1, at the first step 1 - φ² > 1e-4: shares are right to 1e-11, and
     # divergences, sums of terms (share - 1)²/4 > 1e-7, to 1e-9 at worst
     return worst(
@@ -412,16 +427,20 @@ PRINTED_RATIOS = {"vp_cosine": 1.053, "heat": 1.069, "bures": 1.022, "variance_e
 @cache
 def length_ratio(name: str, panels: int = 64) -> float:
     """Length of a path's curve of marginals on the 32 x 32 spectrum, over the geodesic distance of its own ends."""
-    data = jnp.asarray(NATURAL.spectrum((32, 32)))
-    path = PATHS[name](data)
 
-    def variance(t: Array) -> Array:
-        signal, noise = path.powers(t)
-        return signal * data + noise
+    @jax.jit
+    def length_and_ends(data: Array) -> tuple[Array, Array]:
+        path = PATHS[name](data)
 
-    length = jax.jit(lambda: diagonal_path_length(variance, 0.0, 1.0, panels=panels))()
-    ends = np.asarray(jnp.log(variance(jnp.ones(())) / variance(jnp.zeros(()))))
-    return float(length) / float(np.linalg.norm(ends) / math.sqrt(2))
+        def variance(t: Array) -> Array:
+            signal, noise = path.powers(t)
+            return signal * data + noise
+
+        ends = jnp.broadcast_to(variance(jnp.ones(())) / variance(jnp.zeros(())), data.shape)
+        return diagonal_path_length(variance, 0.0, 1.0, panels=panels), ends
+
+    length, ends = length_and_ends(NATURAL.spectrum((32, 32)))
+    return float(length) / float(np.linalg.norm(np.log(ends)) / math.sqrt(2))
 
 
 def check_length_ratio(case: Case) -> Outcome:

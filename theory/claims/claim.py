@@ -170,8 +170,8 @@ def identity(left: Any, right: Any, *, tolerance: float, **numbers: Any) -> Outc
     return Outcome(margin, {"left": left, "right": right, "error": error, "tolerance": tolerance, **numbers})
 
 
-def at_most(value: float, bound: float, *, tolerance: float = 0.0, **numbers: Any) -> Outcome:
-    """Check value <= bound; `tolerance` (absolute) allows for rounding and must be derived."""
+def at_most(value: Any, bound: Any, *, tolerance: float = 0.0, **numbers: Any) -> Outcome:
+    """Check value <= bound, two real numbers; `tolerance` (absolute) allows for rounding and must be derived."""
     scale = max(abs(float(value)), abs(float(bound)), tolerance, 1e-300)
     margin = (float(bound) - float(value) + tolerance) / scale
     margin = margin if math.isfinite(margin) else -math.inf

@@ -10,9 +10,8 @@ import random
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from theory.claims.claim import Case, Claim, Outcome, VerdictName
 
-WORKER_FLAGS = (
-    "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1 "
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-)
+WORKER_FLAGS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1 --xla_backend_optimization_level=0"
 SHRINK_EXAMPLES = 2000
 """At most so many cases in a search for a counterexample."""
 
@@ -69,7 +65,7 @@ class Decision:
 
 def _fails(claim: Claim, outcome: Outcome) -> bool:
     """Whether a case speaks against a claim: against one recorded as failing only if it does so clearly."""
-    return outcome.margin < (-claim.clear if claim.expected == "fails" else 0.0)
+    return bool(outcome.margin < (-claim.clear if claim.expected == "fails" else 0.0))
 
 
 def _worst_of_draws(claim: Claim, cases: int, seed: int) -> tuple[Case, Outcome, int]:
@@ -148,11 +144,11 @@ def decide(claim: Claim, *, cases: int | None = None, seed: int = 0) -> Decision
     )
 
 
-def _start_worker(programs: str) -> None:
+def _start_worker() -> None:
     """Prepare a process for many small programs, each run about a thousand times.
 
-    One thread: small matrices gain nothing from more, and processes would fight over the cores. No optimisation: it would
-    cost more than it saves. `programs` is a folder where the workers find what another one has compiled.
+    One thread: small matrices gain nothing from more, and processes would fight over the cores. No optimisation: it
+    would cost more than it saves.
     """
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {WORKER_FLAGS}".strip()
     threadpool_limits(1)
@@ -160,9 +156,6 @@ def _start_worker(programs: str) -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_compilation_cache_dir", programs)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 def _decide_by_id(claim_id: str, cases: int | None, seed: int) -> Decision:
@@ -183,6 +176,26 @@ def _plain(numbers: dict[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
+class _Queues:
+    """Claims still to be decided, by the module of their checks: one worker does one module, and compiles it once."""
+
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        self.ids: dict[str, list[str]] = {}
+        for claim in claims:
+            self.ids.setdefault(claim.check.__module__, []).append(claim.id)
+        self.begun: set[str] = set()
+
+    def next(self, module: str) -> tuple[str, str]:
+        """Module and id of the next claim for a worker that is at `module`: the same module, else one not begun, else
+        that with most claims left. ("", "") where none is left.
+        """
+        fresh = [name for name in self.ids if name not in self.begun]
+        busiest = sorted(self.ids, key=lambda name: -len(self.ids[name]))
+        found = next((name for name in (module, *fresh, *busiest) if self.ids.get(name)), "")
+        self.begun.add(found)
+        return found, self.ids[found].pop(0) if found else ""
+
+
 def decide_all(
     claims: Sequence[Claim], *, cases: int | None = None, seed: int = 0, workers: int | None = None
 ) -> Iterator[Decision]:
@@ -191,12 +204,22 @@ def decide_all(
     The workers start afresh, so the caller's JAX is left alone. Closing the iterator stops them.
     """
     workers = min(workers or os.cpu_count() or 1, len(claims))
-    spawn = multiprocessing.get_context("spawn")
-    with TemporaryDirectory() as programs:
-        pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(programs,))
-        try:
-            jobs = [pool.submit(_decide_by_id, claim.id, cases, seed) for claim in claims]
-            for job in as_completed(jobs):
+    queues, spawn = _Queues(claims), multiprocessing.get_context("spawn")
+    pools = [ProcessPoolExecutor(1, mp_context=spawn, initializer=_start_worker) for _ in range(workers)]
+    jobs: dict[Future[Decision], tuple[ProcessPoolExecutor, str]] = {}
+
+    def submit(pool: ProcessPoolExecutor, module: str) -> None:
+        module, claim_id = queues.next(module)
+        if claim_id:
+            jobs[pool.submit(_decide_by_id, claim_id, cases, seed)] = pool, module
+
+    try:
+        for pool in pools:
+            submit(pool, "")
+        while jobs:
+            for job in wait(jobs, return_when=FIRST_COMPLETED).done:
+                submit(*jobs.pop(job))
                 yield job.result()
-        finally:
+    finally:
+        for pool in pools:
             pool.shutdown(wait=True, cancel_futures=True)
