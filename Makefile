@@ -10,7 +10,7 @@ report: $(STAMP)
 	$(BIN)/python -m theory report
 
 test: lint
-	$(BIN)/python -m pytest tests -q
+	$(BIN)/python -m pytest tests -q -n 2
 
 claims: $(STAMP)
 	$(BIN)/python -m theory

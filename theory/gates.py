@@ -103,8 +103,8 @@ class NoiseGate(eqx.Module):
 
         Bisection to 1e-12; σ must not fall with t (true of every path here).
         """
-        t_n = 0.0 if float(self.sigma_min) == 0 else float(path.t_min(self.sigma_min))
-        t_max = last_time(path, float(self.sigma_max))
+        t_n = 0.0 if float(np.asarray(self.sigma_min)) == 0 else float(path.t_min(self.sigma_min))
+        t_max = last_time(path, float(np.asarray(self.sigma_max)))
         if not math.isfinite(t_n):
             return t_max, math.inf, math.inf
         kept = noise_to_signal(path, t_n)

@@ -72,7 +72,7 @@ def prescribe(data: DataSet, settings: Settings | None = None) -> Prescription:
 
     Raises `ValueError` (`theory.data.DataError` where it is about the data) for data that do not vary.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, "blas"):  # thousands of small matrices: threads would only get in each other's way
         return _prescribe(data, Settings() if settings is None else settings)

@@ -214,14 +214,14 @@ def check_path_divergence(case: Case) -> Outcome:
     u = (signal**2 * data / v[0] + noise**2)[:, 0]
     least = float(np.sum(_h(u[1:] / u[:-1])))
     chain, rounding = _chain_divergence(kept, added, case["D"])
-    generated = found["ancestral_large_noisy", "marginal"][0]
+    generated = found["ancestral_large_noisy", "marginal"][:1]
     # each h errs by a few ε times the ratio it is taken of (and 1 where that is near 1)
     slack = 32 * EPS * float(np.sum(1 + v[1:] / v[:-1]) + np.sum(1 + u[1:] / u[:-1]))
     shown = {"marginal_variances": v, "sum": total, "sum_on_shortest": least, "chain": chain}
     return worst(
         identity(chain, total, tolerance=rounding + slack, **shown),
         at_most(least, total, tolerance=slack, **shown),
-        at_most(float(_h(case["D"] / generated)), chain, tolerance=rounding + slack, **shown),
+        at_most(float(_h(case["D"] / generated)[0]), chain, tolerance=rounding + slack, **shown),
     )
 
 
