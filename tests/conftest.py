@@ -2,16 +2,20 @@
 
 import os
 
-# Most of the time of these tests is compilation of programs that run once: do not optimise them.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+# Most of the time goes into compiling programs that run once, so they are not optimised; one thread for each of the
+# test processes, which would fight over the cores otherwise.
+FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 
 import jax
 import matplotlib
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
+from threadpoolctl import threadpool_limits
 
 jax.config.update("jax_enable_x64", True)
 matplotlib.use("Agg")
+threadpool_limits(1)
 install_import_hook(["theory", "sim"], "beartype.beartype")
 
 _quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}

@@ -17,12 +17,14 @@ from theory.claims.claim import (
     Claim,
     Domain,
     Integers,
+    Outcome,
     Reals,
     Seeds,
     Step,
     at_most,
     identity,
     monte_carlo,
+    worst,
 )
 from theory.claims.decide import decide, decide_all
 from theory.claims.registry import CLAIMS, find_claims
@@ -112,6 +114,17 @@ def test_nan_counts_against_a_claim():
     assert decide(_claim(lambda case: identity(float("nan"), 0.0, tolerance=1.0))).verdict == "fails"
 
 
+def test_a_single_nan_among_good_cases_is_not_forgotten():
+    check = lambda case: Outcome(float("nan") if case["x"] % 10 == 3 else 1.0, {})  # noqa: E731
+    assert decide(_claim(check, cases=300)).verdict == "fails"
+    assert math.isnan(worst(Outcome(1.0, {}), Outcome(float("nan"), {})).margin)
+
+
+def test_an_infinite_tolerance_or_standard_error_is_no_evidence():
+    assert identity(1.0, 2.0, tolerance=math.inf).margin == -math.inf
+    assert monte_carlo(np.array([1.0, math.nan]), 0.0).margin == -math.inf
+
+
 def test_a_proof_with_a_false_step_is_not_a_proof():
     x = sympy.Symbol("x")
     proof = lambda: [Step("true", (x + 1) ** 2 - x**2 - 2 * x - 1), Step("false", x - 2 * x)]  # noqa: E731
@@ -136,7 +149,7 @@ def test_decisions_are_reproducible_and_depend_on_the_seed():
 
 
 def test_workers_find_what_one_process_finds():
-    claims = find_claims(["SC-L1", "SC-L2"])
+    claims = find_claims(["AO-B", "AO-B*"])
     rows = {decision.id: decision for decision in decide_all(claims, cases=20, workers=2)}
     for claim in claims:
         alone = decide(claim, cases=20)

@@ -79,6 +79,8 @@ def test_an_unknown_claim_suggests_the_nearest(capsys):
         (["check", "--workers", "0"], "workers"),
         (["check", "--seed", "-1"], "seed"),
         (["prescribe"], "data"),
+        (["prescribe", "--builtin", "digits", "--plots", __file__], "plots"),
+        (["report", "--out", __file__], "out"),
         (["prescribe", "nowhere.npz"], "nowhere.npz"),
         (["prescribe", "--builtin", "digits", "--eta", "1.5"], "eta"),
         (["prescribe", "--builtin", "digits", "--noise-std", "-1"], "noise_std"),

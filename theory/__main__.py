@@ -37,6 +37,14 @@ def _print_json(value: Any) -> None:
     print(json.dumps(_finite(value), indent=1, allow_nan=False))
 
 
+def _make_folder(argument: str, folder: Path) -> None:
+    """Make the folder now, so that no work is lost for the lack of it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        require(False, argument, f"{folder} ({error.strerror})", "a folder that can be written to")
+
+
 def check(
     ids: tyro.conf.Positional[tuple[str, ...]] = (),
     *,
@@ -134,13 +142,14 @@ def prescribe(
         f"{data} and --builtin {builtin}",
         "a file or --builtin, one of them",
     )
+    if plots is not None:
+        _make_folder("plots", plots)
     advice = advise(load_npz(data) if data is not None else load_builtin(str(builtin)), settings)
     if json:
         _print_json(advice.to_json())
     else:
         print(advice.text())
     if plots is not None:
-        plots.mkdir(parents=True, exist_ok=True)
         for name, figure in figures(advice).items():
             print(save(figure, plots / f"{name}.png"), file=sys.stderr)
     return 0
@@ -161,6 +170,7 @@ def report(*, out: Path = REPORT, cases: int | None = None, seed: int = 0) -> in
 
     require(cases is None or cases >= 1, "cases", cases, "at least 1")
     require(seed >= 0, "seed", seed, "at least 0")
+    _make_folder("out", out)
     claims = find_claims([])
     decisions = decide_with_progress(claims, cases=cases, seed=seed)
     print(verdict_table(claims, decisions))

@@ -29,9 +29,9 @@ CAPTIONS = {
 TEXTS = {
     "lemma_two": (
         "One line of Lemma 2",
-        "Perturbing the condition adds the rank-one term $s\\,m m^T$ to the covariance, not $s\\|m\\|^2 I$: "
-        "variance grows "
-        "along the class mean only. In one dimension the two agree, which is why small examples do not show it.",
+        "Perturbing the condition adds the rank-one term $s\\,m m^T$ to the covariance, not $s\\|m\\|^2 I$: variance "
+        "grows along the class mean only. In one dimension the two agree, which is why small examples do not show "
+        "it.",
     ),
     "entropy_gap": (
         "Entropy grows without a factor d",
@@ -40,30 +40,36 @@ TEXTS = {
     ),
     "gain": (
         "Slight corruption helps, within limits",
-        "The gain is concave in $s$: it rises, has one optimum, and turns negative beyond an explicit limit. At "
-        "large n both "
-        "scale like $1/\\sqrt{n}$, and the best gain like $1/n^2$: the effect is real and small once n is large.",
+        "The expected gain is concave in $s$: it rises, has one optimum, and here turns negative beyond a limit "
+        "(for some "
+        "small n every strength helps). At large n optimum and limit scale like $1/\\sqrt{n}$ and the best gain like "
+        "$1/n^2$: the effect is real, and small once n is large.",
     ),
     "label_flips": (
         "Flipped labels",
-        "Without guidance flips always hurt in this model. With moderate guidance, which overshoots, a few flips help.",
+        "In the linear model of two opposite classes flips raise the distance without guidance. With moderate "
+        "guidance, "
+        "which overshoots, a few flips lower it.",
     ),
     "geodesics": ("Shortest paths between Gaussians", "Geodesics of the Fisher-Rao metric, by Eriksen's exponential."),
     "path_errors": (
         "Which path is best depends on the sampler",
-        "For DDIM the equal-angle path is best, for ancestral sampling with the large variance the shortest "
-        "path, for Euler "
-        "steps of the probability flow the Bures path. No path is best for all.",
+        "On exactly Gaussian data with the ideal denoiser: for DDIM the equal-angle path is best and for Euler "
+        "steps of the "
+        "probability flow the Bures path is exact; for ancestral sampling with the large variance the shortest "
+        "path has "
+        "the smallest divergence of those drawn. None is best for all, and real images are not Gaussian.",
     ),
     "contracted_distance": (
         "Noise brings distributions together",
-        "The printed bound of Theorem 4.2 holds; replacing $D/2\\sigma$ by $\\mathrm{erf}(D/2\\sqrt{2}\\sigma)$ "
-        "makes it sharp.",
+        "The printed bound of Theorem 4.2 holds; $\\mathrm{erf}(D/2\\sqrt{2}\\sigma)$ in the place of "
+        "$D/2\\sigma$ makes "
+        "it sharp.",
     ),
     "ideal_classifier": (
         "What the ideal classifier marks",
-        "Its mean probability of clean on corrupted data is $1/2-\\Delta/4$, not $1/2-d_{TV}$: a threshold on "
-        "it allows "
+        "Its mean probability of clean on corrupted data is $1/2-\\Delta/4$, not $1/2-d_{TV}$: a threshold on it "
+        "allows "
         "far more total variation than the paper reads into it.",
     ),
 }

@@ -59,6 +59,8 @@ def number_text(value: object) -> str:
     """A number or small array of a case in at most 8 digits."""
     if isinstance(value, float | np.floating):
         return f"{float(value):.8g}"
+    if isinstance(value, dict):
+        return "(" + number_list(value) + ")"
     if isinstance(value, list | tuple | np.ndarray) or hasattr(value, "shape"):
         return np.array2string(np.asarray(value), precision=6, separator=", ", threshold=36).replace("\n", "")
     return str(value)

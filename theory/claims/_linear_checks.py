@@ -252,8 +252,10 @@ def _generate(
     """Generated mean and covariance by the library, and the flow's end for 0 and for each probe."""
     s = linear.condition_noise_ratio(noise_std, cond_norm)
     law = linear.generated(m, S, s, T)
-    moments = linear.corrupted_moments(m, S, s)
-    denoiser = linear.PathDenoiser(moments.mean[None], moments.cov[None], OrnsteinUhlenbeck(T))
+    # What SC-L2* finds by least squares, written out here: the library's own moments would agree with themselves.
+    share = noise_std**2 / (cond_norm**2 + noise_std**2)
+    mean, cov = (1 - share) * m, S + share * jnp.outer(m, m)
+    denoiser = linear.PathDenoiser(mean[None], cov[None], OrnsteinUhlenbeck(T))
     beta = jnp.maximum(1.0, jnp.sqrt(jnp.max(denoiser.values)))
     row = jax.vmap(lambda z, time: denoiser(z, time / T, 0), in_axes=(0, None))
     start = jnp.concatenate([jnp.zeros_like(m)[None], probes])

@@ -75,4 +75,4 @@ def agree(
     error = math.hypot(float(np.std(samples, ddof=1)) / math.sqrt(count), standard_error)
     z = max(abs(mean - value) - bias, 0.0) / max(error, 1e-300)
     numbers = {"simulated": mean, "library": value, "standard_error": error, "z": z, "sets": count}
-    return Outcome(1 - z / MONTE_CARLO_Z, numbers)
+    return Outcome(1 - z / MONTE_CARLO_Z if math.isfinite(z) and math.isfinite(error) else -math.inf, numbers)

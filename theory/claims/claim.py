@@ -166,7 +166,7 @@ def identity(left: Any, right: Any, *, tolerance: float, **numbers: Any) -> Outc
     Extra keyword arguments are kept beside `left`, `right` as numbers for the reader.
     """
     error = float(np.max(np.abs(np.asarray(left) - np.asarray(right)), initial=0.0))
-    margin = 1.0 - error / tolerance if math.isfinite(error) else -math.inf
+    margin = 1.0 - error / tolerance if math.isfinite(error) and math.isfinite(tolerance) else -math.inf
     return Outcome(margin, {"left": left, "right": right, "error": error, "tolerance": tolerance, **numbers})
 
 
@@ -189,12 +189,13 @@ def monte_carlo(samples: Any, expected: float, *, bias: float = 0.0, **numbers: 
     difference = max(abs(float(np.mean(values)) - expected) - bias, 0.0)
     z = difference / max(standard_error, 1e-300)
     shown = {"mean": float(np.mean(values)), "standard_error": standard_error, "expected": expected, "z": z}
-    return Outcome(1.0 - z / MONTE_CARLO_Z, {**shown, **numbers})
+    margin = 1.0 - z / MONTE_CARLO_Z if math.isfinite(z) and math.isfinite(standard_error) else -math.inf
+    return Outcome(margin, {**shown, **numbers})
 
 
 def worst(*outcomes: Outcome) -> Outcome:
-    """The outcome with the smallest margin, for a claim with several parts."""
-    return min(outcomes, key=lambda outcome: outcome.margin)
+    """The outcome with the smallest margin (NaN is the smallest), for a claim with several parts."""
+    return min(outcomes, key=lambda outcome: -math.inf if math.isnan(outcome.margin) else outcome.margin)
 
 
 class Step(NamedTuple):

@@ -60,6 +60,7 @@ class Decision:
             "corrected_by": self.corrected_by,
             "as_recorded": self.as_recorded,
             "counterexample": self.counterexample,
+            "numbers": _plain(self.numbers),
         }
 
 
@@ -75,7 +76,9 @@ def _worst_of_draws(claim: Claim, cases: int, seed: int) -> tuple[Case, Outcome,
     worst_outcome = Outcome(np.inf, {})
     for count, case in enumerate(claim.domain.draws(rng), start=1):
         outcome = claim.check(case)
-        if not outcome.margin >= worst_outcome.margin:  # also true for NaN
+        if np.isnan(outcome.margin):  # counts as a failure, and is not forgotten at the next draw
+            return case, outcome, count
+        if outcome.margin < worst_outcome.margin:
             worst_case, worst_outcome = case, outcome
         if count == cases or (claim.expected == "fails" and _fails(claim, outcome)):
             return worst_case, worst_outcome, count
@@ -126,7 +129,7 @@ def decide(claim: Claim, *, cases: int | None = None, seed: int = 0) -> Decision
         shrunk = smallest_counterexample(claim, seed=seed)
         counterexample, outcome, tried = shrunk or (case, outcome, 0)
         count += tried
-    verdict: VerdictName = "fails" if counterexample or trouble else "proved" if steps else "verified"
+    verdict: VerdictName = "fails" if counterexample is not None or trouble else "proved" if steps else "verified"
     return Decision(
         id=claim.id,
         verdict=verdict,
@@ -170,10 +173,13 @@ def _plain(numbers: dict[str, Any] | None) -> dict[str, Any] | None:
     """Numbers as lists, floats and strings, so that they travel and print alike everywhere."""
     if numbers is None:
         return None
-    return {
-        name: np.asarray(value).tolist() if np.ndim(value) or hasattr(value, "dtype") else value
-        for name, value in numbers.items()
-    }
+    return {name: _plain_value(value) for name, value in numbers.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _plain(value)
+    return np.asarray(value).tolist() if np.ndim(value) or hasattr(value, "dtype") else value
 
 
 class _Queues:
@@ -196,6 +202,12 @@ class _Queues:
         return found, self.ids[found].pop(0) if found else ""
 
 
+def _cores() -> int:
+    """The cores that this process may use, where the system tells; else those of the machine."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
 def decide_all(
     claims: Sequence[Claim], *, cases: int | None = None, seed: int = 0, workers: int | None = None
 ) -> Iterator[Decision]:
@@ -203,7 +215,7 @@ def decide_all(
 
     The workers start afresh, so the caller's JAX is left alone. Closing the iterator stops them.
     """
-    workers = min(workers or os.cpu_count() or 1, len(claims))
+    workers = min(workers or _cores(), len(claims))
     queues, spawn = _Queues(claims), multiprocessing.get_context("spawn")
     pools = [ProcessPoolExecutor(1, mp_context=spawn, initializer=_start_worker) for _ in range(workers)]
     jobs: dict[Future[Decision], tuple[ProcessPoolExecutor, str]] = {}

@@ -281,7 +281,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="F-FISHER-MEANS",
         title="Fisher-Rao geodesics with means: Eriksen's exponential",
-        printed="findings.md, also useful; Eriksen 1987",
+        printed="Eriksen 1987; derived again",
         statement=(
             "Let $A$ have block rows $(-B, x, 0)$, $(x^T, 0, -x^T)$, $(0, -x, B)$ and let $\\Delta, \\delta$ be the "
             "first two blocks of the first row of $e^{tA}$. Then $N(\\Delta^{-1}\\delta, \\Delta^{-1})$ is the "
@@ -300,7 +300,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="F-FISHER-SAME-COV",
         title="Fisher-Rao distance at equal covariances",
-        printed="findings.md, also useful",
+        printed="textbook; derived again",
         statement=(
             "Between $N(m_0,S)$ and $N(m_1,S)$ at Mahalanobis distance $M$ it is $\\sqrt{2}\\,arccosh(1 + M^2/4)$."
         ),
