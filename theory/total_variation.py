@@ -17,6 +17,7 @@ be missed; it costs at most h³/12 sup |p'' − q''|, below 2e-6, and always mak
 NumPy, float64: one-off numbers, not for jit.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,12 +112,15 @@ class Line:
         return self.means[which] + self.stds[which] * rng.standard_normal(size)
 
 
+_legendre = functools.cache(np.polynomial.legendre.leggauss)
+
+
 def panel_rule(
     edges: Float[np.ndarray, " k"], order: int = 16
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Nodes and weights of the Gauss-Legendre rule of `order` points on each interval between `edges`: n =
     order (k − 1)."""
-    x, w = np.polynomial.legendre.leggauss(order)
+    x, w = _legendre(order)
     half = np.diff(edges)[:, None] / 2
     centre = (edges[1:, None] + edges[:-1, None]) / 2
     return (centre + half * x).ravel(), (half * w).ravel()

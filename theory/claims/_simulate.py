@@ -64,6 +64,11 @@ def gains(sets: Sets, s: float) -> Float[np.ndarray, " sets"]:
     return clean - distance_squared(sets.mu, (1 - s) * sets.means, sets.covs + bumps)
 
 
+def share(noise_std: float) -> float:
+    """s = γ²/(1+γ²), written out here so that the library's own is not compared with itself."""
+    return noise_std**2 / (1 + noise_std**2)
+
+
 def agree(
     samples: Float[np.ndarray, " samples"], value: float, standard_error: float = 0.0, *, bias: float = 0.0
 ) -> Outcome:

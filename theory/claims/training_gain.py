@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from theory.claims._simulate import EPS, agree, draw_sets, gains, pair_means, sets_for
+from theory.claims._simulate import EPS, agree, draw_sets, gains, pair_means, sets_for, share
 from theory.claims.cases import training_moments
 from theory.claims.claim import (
     DIMENSIONS,
@@ -36,10 +36,6 @@ _DRAWS = 1024
 """Draws of the library's estimate in a claim."""
 
 
-def _share(noise_std: float) -> float:
-    return noise_std**2 / (1 + noise_std**2)
-
-
 def _noise(s: float) -> float:
     return math.sqrt(s / (1 - s))
 
@@ -50,7 +46,7 @@ def _check_gain_is_positive(case: Case) -> Outcome:
     noise_std = math.sqrt(case["gamma2_n"] / n)
     gain = wasserstein_gain(n, d, a, noise_std, draws=_DRAWS)
     A, B = large_n_coefficients(d, a)
-    s, order = _share(noise_std), noise_std**2 * d / n
+    s, order = share(noise_std), noise_std**2 * d / n
     # in units of the printed order, so that a clear failure is clear whatever n
     outcome = at_most(-gain.value / order, 0.0, tolerance=MONTE_CARLO_Z * gain.standard_error / order)
     numbers = {
@@ -63,7 +59,7 @@ def _check_gain_is_positive(case: Case) -> Outcome:
 
 
 def _check_gain_formula(case: Case) -> Outcome:
-    n, d, a, s = case["n"], case["d"], case["mean_square"], _share(case["noise_std"])
+    n, d, a, s = case["n"], case["d"], case["mean_square"], share(case["noise_std"])
     sets = draw_sets(n, d, a, sets_for(d), case["seed"])
     value, error = wasserstein_gain(n, d, a, case["noise_std"], draws=_DRAWS, seed=1)
     # eigenvalues of C are off by d eps tr C at most: in the roots, that over the smallest root's scale 1/sqrt(n),
@@ -123,7 +119,7 @@ def _check_small_n(case: Case) -> Outcome:
     concavity), which bounds the bias.
     """
     n, d, a, noise_std = case["n"], case["d"], case["mean_square"], 1e-5
-    s = _share(noise_std)
+    s = share(noise_std)
     sets = draw_sets(n, d, a, sets_for(d, 2000), case["seed"])
     values, vectors = np.linalg.eigh(sets.covs)
     inside = np.arange(d) > d - n  # eigenvalues rise, and the null space has d - n + 1 dimensions

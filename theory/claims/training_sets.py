@@ -10,7 +10,7 @@ import numpy as np
 import sympy as sp
 
 from theory.claims import flips, gain_parts, training_gain
-from theory.claims._simulate import EPS, agree, draw_sets, pair_means, sets_for
+from theory.claims._simulate import EPS, agree, draw_sets, pair_means, sets_for, share
 from theory.claims.claim import (
     DIMENSIONS,
     Case,
@@ -36,10 +36,6 @@ from theory.training_sets import (
 
 SLACK = 4.0
 """Factor allowed between the constants of a Θ."""
-
-
-def _share(noise_std: float) -> float:
-    return noise_std**2 / (1 + noise_std**2)
 
 
 # ---------------------------------------------------------------- SC-L5
@@ -97,7 +93,7 @@ def _check_gap_integral(case: Case) -> Outcome:
     """½ log det(S + s m m^T) - ½ log det S on simulated training sets, by LU factorisation."""
     n, d, a, noise_std = case["n"], case["d"], case["mean_square"], case["noise_std"]
     sets = draw_sets(n, d, a, sets_for(d), case["seed"])
-    bumps = _share(noise_std) * sets.means[:, :, None] * sets.means[:, None, :]
+    bumps = share(noise_std) * sets.means[:, :, None] * sets.means[:, None, :]
     gaps = (np.linalg.slogdet(sets.covs + bumps)[1] - np.linalg.slogdet(sets.covs)[1]) / 2
     # rounding of a log-determinant: d eps times the condition number, whose mean over sets the trace of S^-1 bounds
     rounding = d * EPS * float(np.mean(np.linalg.cond(sets.covs)))
@@ -131,7 +127,7 @@ def _check_gap_order(case: Case) -> Outcome:
     """The closed-form bounds, and the first order with its second-order remainder ¼ s² E q²."""
     n, d, a, noise_std = case["n"], case["d"], case["mean_square"], case["noise_std"]
     gap, (low, high) = entropy_gap(n, d, a, noise_std), entropy_gap_bounds(n, d, a, noise_std)
-    s, total, k = _share(noise_std), n * a + d, n - d
+    s, total, k = share(noise_std), n * a + d, n - d
     rounding = 1e-12 * gap  # the quadrature's error and rounding
     outcomes = [at_most(low, gap, tolerance=rounding, part="lower bound")]
     if k > 2:
