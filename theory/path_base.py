@@ -118,6 +118,10 @@ class Path(eqx.Module):
         signal, noise = self.powers(t)
         return jnp.log(signal) - jnp.log(noise)
 
+    def reference_log_snr(self, t: Time) -> Float[Array, ""]:
+        """λ_t of the reference frequency, or of all coordinates on a scalar path: what `time_at` inverts."""
+        return self._at_reference(self.log_snr(t))
+
     def time_at(self, log_snr: Time) -> Float[Array, ""]:
         """The time at which the log-SNR (of the reference frequency, for a per-frequency path) has this
         value.
@@ -197,7 +201,10 @@ def law_dimension(law: Law) -> int:
 
 
 def match_axes(gain: Gain, x: Array) -> Array:
-    """Reshape a gain so that it multiplies the leading axes of `x` (trailing axes are channels)."""
+    """Reshape a gain so that it multiplies the leading axes of `x` (trailing axes are channels).
+
+    Raises `ValueError` where the leading axes of `x` are not those of the gain.
+    """
     if gain.ndim == 0:
         return gain
     shape = x.shape[: gain.ndim]
