@@ -167,21 +167,15 @@ class SigmaHeun(Sampler):
     calls: ClassVar[int] = 2
 
     def step(self, xt: Sample, memory: PyTree, move: Move) -> tuple[Sample, PyTree]:
-        """DDIM's step plus (s - a S/A)(ε̂ at its end - ε̂ at its start)/2."""
+        """DDIM's step plus (s - a S/A)(ε̂ at its end - ε̂ at its start)/2, where that difference is
+        (a/s)(x̂ at its start - x̂ at its end)."""
         late, early = move.late, move.early
-        estimate = move.estimate(xt)
         kept = early.noise / late.noise
+        estimate = move.estimate(xt)
         predicted = mix(move.path, (kept, xt), (early.signal - late.signal * kept, estimate))
-        half = (early.noise - early.signal * late.noise / late.signal) / 2
-        ahead = move.denoise(predicted, early.t)
-        corrected = mix(
-            move.path,
-            (1 + half / early.noise, predicted),
-            (-half * early.signal / early.noise, ahead),
-            (-half / late.noise, xt),
-            (half * late.signal / late.noise, estimate),
-        )
-        return corrected, None
+        change = estimate - move.denoise(predicted, early.t)
+        bend = early.signal * (1 - early.signal * late.noise / (late.signal * early.noise)) / 2
+        return predicted + mix(move.path, (bend, change)), None
 
 
 class DPMSolverPP2M(Sampler):

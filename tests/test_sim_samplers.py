@@ -335,20 +335,20 @@ def test_trajectory_begins_at_the_start_and_ends_at_the_samples():
             assert not np.any(np.isclose(run.states[:, -1], run.samples, rtol=1e-9, atol=0))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_float32_trajectories_stay_near_float64_ones(name):
-    """50 steps on a mixture: rounding of 6e-8 per operation, amplified by the flow between the modes."""
-    path = VPCosine()
-    times = time_grid(path, 50, first=path.t_range[1])
-    start = TWO_MODES.sample(jax.random.key(3), (64,))
+@pytest.mark.parametrize("name", ["ddim", "euler", "heun", "sigma_heun", "dpm_solver_pp_2m"])
+def test_float32_trajectories_of_50_steps_stay_within_2e_5_of_float64_ones(name):
+    """Relative to 1 + the noise at each time; between the modes the flow amplifies a rounding of 6e-8 a hundredfold."""
     law32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), TWO_MODES)
-    double = sample(Mixture(path, TWO_MODES), path, SAMPLERS[name], times, start, KEY)
-    single = sample(Mixture(path, law32), path, SAMPLERS[name], times, start.astype(jnp.float32), KEY)
-    assert single.dtype == jnp.float32
-    if SAMPLERS[name].__class__ in (Ancestral, ReverseSDE):
-        assert np.isfinite(single).all()  # the two types draw different noise
-    else:
-        assert float(jnp.max(jnp.abs(double - single))) < 2e-4
+    for path in (VPCosine(), VarianceExploding()):
+        times = time_grid(path, 50, first=path.t_range[1])
+        start = start_from(path, TWO_MODES.sample(jax.random.key(3), (500,)), times[0], KEY)
+        run = [
+            sample(Mixture(path, law), path, SAMPLERS[name], times, x, KEY, trajectory=True)
+            for law, x in ((TWO_MODES, start), (law32, start.astype(jnp.float32)))
+        ]
+        assert run[1].samples.dtype == jnp.float32
+        scale = 1 + jax.vmap(path.noise)(times)[None, :, None]
+        assert float(jnp.max(jnp.abs(run[0].states - run[1].states) / scale)) < 2e-5
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3)])

@@ -1,0 +1,154 @@
+"""The command line of `sim`: list and run the experiments, and write the report.
+
+`python -m sim list` names them; `python -m sim run NAME` runs one, `--all` all, `--fast` in about a minute each. Rows
+are kept as they finish, and an interrupted run goes on where it stopped. Exit code 2: a mistake in what was asked.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from theory._checks import InputError, require
+
+RESULTS = Path("results")
+REPORT = Path("report")
+
+
+def list_experiments() -> int:
+    """List the experiments with the question that each answers."""
+    from sim.experiments.registry import EXPERIMENTS
+
+    print("\n".join(f"{name:14} {experiment.question}" for name, experiment in EXPERIMENTS.items()))
+    return 0
+
+
+def _make_folder(argument: str, folder: Path) -> None:
+    """Make the folder now, so that no work is lost for the lack of it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        require(False, argument, f"{folder} ({error.strerror})", "a folder that can be written to")
+
+
+def _jobs(names: Sequence[str], fast: bool, data: Path | None, seed: int, out: Path) -> list[Any]:
+    from sim.experiments.base import Job, find_experiments
+    from sim.experiments.registry import EXPERIMENTS
+
+    jobs = []
+    for experiment in find_experiments(names, EXPERIMENTS):
+        config = experiment.fast if fast else experiment.full
+        if data is not None:
+            takes = any(field.name == "data" for field in dataclasses.fields(config))
+            require(takes, "data", data, f"left out for {experiment.name}, which uses no data")
+            config = dataclasses.replace(config, data=data)
+        folder = out / experiment.name
+        _make_folder("out", folder)
+        jobs.append(Job(experiment, config, seed, folder))
+    return jobs
+
+
+def run(
+    names: tyro.conf.Positional[tuple[str, ...]] = (),
+    *,
+    all: bool = False,
+    fast: bool = False,
+    data: Path | None = None,
+    seed: int = 0,
+    out: Path = RESULTS,
+    workers: int | None = None,
+) -> int:
+    """Run experiments; write OUT/NAME/result.json and figures, and print each answer.
+
+    Args:
+        names: Experiments to run, see `list`.
+        all: Run all of them.
+        fast: Small grids and few repeats, about a minute each on one core.
+        data: An .npz file with `images` (n x H x W [x C]) or `features` (n x d), for experiments that use real data.
+        seed: Seed of everything drawn.
+        out: Folder of the results, and of the finished rows that a later run goes on from.
+        workers: Processes; by default one per core.
+    """
+    from sim.experiments.base import run_jobs, write_result
+    from sim.experiments.registry import EXPERIMENTS
+
+    require(all != bool(names), "names", " ".join(names) or "none", "names of experiments or --all, one of them")
+    require(seed >= 0, "seed", seed, "at least 0")
+    require(workers is None or workers >= 1, "workers", workers, "at least 1")
+    if data is not None:
+        from theory.data import load_npz
+
+        load_npz(data)  # a bad file is refused before anything runs
+    jobs = _jobs(tuple(EXPERIMENTS) if all else names, fast, data, seed, out)
+    run_jobs(jobs, workers=workers)
+    for job in jobs:
+        print(f"{job.experiment.title}: {job.experiment.answer(job.config, job.rows())}\n  {write_result(job)}")
+    return 0
+
+
+def report(*, out: Path = REPORT, results: Path = RESULTS, full: bool = False, seed: int = 0) -> int:
+    """Decide all claims, run all experiments, and write one self-contained page, OUT/index.html.
+
+    Args:
+        out: Folder of the page.
+        results: Folder of the experiments' results; finished rows there are used.
+        full: Full experiments (hours) rather than fast ones.
+        seed: Seed of everything drawn.
+    """
+    from sim.experiments.base import run_jobs, write_result
+    from sim.experiments.registry import EXPERIMENTS
+    from sim.results import experiment_results
+    from theory.claims.registry import find_claims
+    from theory.report import page, write_page
+    from theory.results import all_results
+    from theory.verdicts import decide_with_progress, verdict_table
+
+    require(seed >= 0, "seed", seed, "at least 0")
+    _make_folder("out", out)
+    jobs = _jobs(tuple(EXPERIMENTS), not full, None, seed, results)
+    claims = find_claims([])
+    decisions = decide_with_progress(claims, seed=seed)
+    print(verdict_table(claims, decisions))
+    run_jobs(jobs)
+    for job in jobs:
+        write_result(job)
+    shown = [*all_results(), *experiment_results(jobs)]
+    print(f"wrote {write_page(out, page(claims, decisions, shown))}")
+    return 0 if all_as_recorded(decisions) else 1
+
+
+def all_as_recorded(decisions: Sequence[Any]) -> bool:
+    """Whether every verdict is the recorded one."""
+    return all(decision.as_recorded for decision in decisions)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"list": list_experiments, "run": run, "report": report}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    jax.config.update("jax_enable_x64", True)
+    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"  # the workers share the cores
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    try:
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="python -m sim", description=__doc__, args=given or ["--help"]
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; finished rows are kept, the same command goes on from them", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

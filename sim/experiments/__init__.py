@@ -1,0 +1,1 @@
+"""The four experiments: condition corruption, paths, ambient, memorisation. `registry.EXPERIMENTS` lists them."""

@@ -1,0 +1,224 @@
+"""What an experiment is: a grid of independent cells, each a pure function (config, cell, key) -> numbers.
+
+A *cell* is one point of the grid (a dict of names and plain values); its outcome joins it as a *row*. Cells are run in
+worker processes, written to disk as they finish, and not run again: an interrupted experiment goes on where it stopped.
+The key of a cell is folded from the seed and the cell's own name, so rows depend neither on the order nor on what else
+is in the grid. Estimates in rows are `{"value": ..., "low": ..., "high": ...}` with 95 % intervals, see `sim.intervals`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from theory._checks import InputError, require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Cell = Mapping[str, Any]
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One experiment.
+
+    **Arguments:**
+
+    - `name`, `title`, `question`: for the command line and the report.
+    - `fast`, `full`: two configs (frozen dataclasses); fast ends within about a minute on one core.
+    - `cells`: config -> the grid. `run`: (config, cell, key) -> numbers, JSON-able or NumPy, pure.
+    - `figures`: (config, rows) -> named figures with captions. `answer`: (config, rows) -> one sentence with numbers.
+    """
+
+    name: str
+    title: str
+    question: str
+    fast: Any
+    full: Any
+    cells: Callable[[Any], Sequence[Cell]]
+    run: Callable[[Any, Cell, Key[Array, ""]], Mapping[str, Any]]
+    figures: Callable[[Any, Sequence[Row]], "Mapping[str, tuple[str, Figure]]"]
+    answer: Callable[[Any, Sequence[Row]], str]
+
+
+def cell_name(cell: Cell) -> str:
+    """The cell in words, such as `gamma=0.5 n=20`, which also seeds it."""
+    return " ".join(f"{name}={value}" for name, value in cell.items())
+
+
+def cell_key(seed: int, cell: Cell) -> Key[Array, ""]:
+    """The cell's own key: folded from the seed by the cell's name."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(cell_name(cell).encode()))
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: arrays as lists, NumPy numbers as Python's, non-finite numbers as None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(name): plain(entry) for name, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def digest(experiment: str, config: Any, seed: int) -> str:
+    """A short name for what the rows depend on: experiment, config and seed."""
+    text = json.dumps([experiment, plain(config), seed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _run_cell(experiment: str, config: Any, cell: Cell, seed: int, file: Path) -> Row:
+    """Run one cell in this process and write its row, whole or not at all."""
+    from sim.experiments.registry import EXPERIMENTS
+
+    row = plain({**cell, **EXPERIMENTS[experiment].run(config, cell, cell_key(seed, cell))})
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(row, allow_nan=False), encoding="utf-8")
+    partial.replace(file)
+    return row  # type: ignore[no-any-return]
+
+
+def _float64() -> None:
+    jax.config.update("jax_enable_x64", True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """An experiment with its config, seed and folder of rows."""
+
+    experiment: Experiment
+    config: Any
+    seed: int
+    folder: Path
+
+    def cells(self) -> Sequence[Cell]:
+        """The grid; raises `InputError` where two cells have one name."""
+        cells = self.experiment.cells(self.config)
+        names = {cell_name(cell) for cell in cells}
+        require(
+            len(names) == len(cells) > 0, "config", f"{len(cells)} cells, {len(names)} of them distinct", "distinct"
+        )
+        return cells
+
+    def file(self, cell: Cell) -> Path:
+        """Where the cell's row is kept."""
+        name = hashlib.sha256(cell_name(cell).encode()).hexdigest()[:16]
+        return self.folder / "rows" / digest(self.experiment.name, self.config, self.seed) / f"{name}.json"
+
+    def rows(self) -> list[Row]:
+        """All rows, in the grid's order; raises `FileNotFoundError` where one is missing."""
+        return [json.loads(self.file(cell).read_text(encoding="utf-8")) for cell in self.cells()]
+
+
+def run_jobs(jobs: Sequence[Job], *, workers: int | None = None) -> None:
+    """Run the cells of all jobs that have no row yet, under a progress bar, in worker processes of one thread each.
+
+    Each experiment stays in one process where there are several, so that its programs are compiled once. Interrupting
+    keeps all finished rows. Raises what a cell raises.
+    """
+    from tqdm import tqdm
+
+    missing = [[(job, cell) for cell in job.cells() if not job.file(cell).exists()] for job in jobs]
+    total = sum(map(len, missing))
+    if total == 0:
+        return
+    for job in jobs:
+        job.file(job.cells()[0]).parent.mkdir(parents=True, exist_ok=True)
+    count = max(1, min(total, workers or len(os.sched_getaffinity(0))))
+    queues = list(_shares(missing, count))
+    pools = [ProcessPoolExecutor(1, get_context("spawn"), initializer=_float64) for _ in queues]
+    try:
+        with tqdm(total=total, desc="experiments", unit="cell") as bar:
+            for row_name in _finished(pools, queues):
+                bar.set_postfix_str(row_name)
+                bar.update()
+    finally:
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _shares(missing: list[list[tuple[Job, Cell]]], count: int) -> Iterator[list[tuple[Job, Cell]]]:
+    """One list of cells per process: whole experiments, or every n-th cell of a single one."""
+    groups = [group for group in missing if group]
+    if len(groups) < count:
+        flat = [entry for group in groups for entry in group]
+        groups = [flat[k::count] for k in range(count)]
+    for k in range(count):
+        share = [entry for group in groups[k::count] for entry in group]
+        if share:
+            yield share
+
+
+def _finished(pools: list[ProcessPoolExecutor], queues: list[list[tuple[Job, Cell]]]) -> Iterator[str]:
+    """Hand every pool its cells one at a time; yield the names of experiments as cells finish."""
+    waiting: dict[Future[Row], tuple[int, str]] = {}
+
+    def hand(k: int) -> None:
+        if queues[k]:
+            job, cell = queues[k].pop(0)
+            future = pools[k].submit(_run_cell, job.experiment.name, job.config, cell, job.seed, job.file(cell))
+            waiting[future] = (k, job.experiment.name)
+
+    for k in range(len(pools)):
+        hand(k)
+    while waiting:
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            k, name = waiting.pop(future)
+            future.result()
+            hand(k)
+            yield name
+
+
+def write_result(job: Job) -> Path:
+    """Write `result.json` (config, seed, versions, rows, answer) and the figures; return the JSON's path."""
+    from importlib import metadata
+
+    from theory.canvas import save
+
+    rows = job.rows()
+    result = {
+        "experiment": job.experiment.name,
+        "question": job.experiment.question,
+        "answer": job.experiment.answer(job.config, rows),
+        "config": plain(job.config),
+        "seed": job.seed,
+        "versions": {name: metadata.version(name) for name in ("patina-diffusion", "jax", "numpy", "pot")},
+        "rows": rows,
+    }
+    file = job.folder / "result.json"
+    file.write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
+    for name, (_, figure) in job.experiment.figures(job.config, rows).items():
+        save(figure, job.folder / f"{name}.png")
+    return file
+
+
+def find_experiments(names: Sequence[str], experiments: Mapping[str, Experiment]) -> list[Experiment]:
+    """The experiments of these names. Raises `InputError` for an unknown one, suggesting the nearest."""
+    import difflib
+
+    for name in names:
+        if name not in experiments:
+            near = difflib.get_close_matches(name, experiments, n=1, cutoff=0.3)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"the experiment must be one of {', '.join(experiments)}; got {name!r}{hint}")
+    return [experiments[name] for name in names]
