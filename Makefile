@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH := .venv-bench
 
 .PHONY: report test lint claims benchmarks clean
 
@@ -15,16 +16,26 @@ test: lint
 claims: $(STAMP)
 	$(BIN)/python -m theory
 
+benchmarks: $(BENCH)/.installed
+	$(BENCH)/bin/python benchmarks/gaussian_wasserstein.py --output benchmarks/RESULTS-wasserstein.md
+	$(BENCH)/bin/python benchmarks/fisher_rao.py --output benchmarks/RESULTS-fisher.md
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) report build dist
+	rm -rf $(VENV) $(BENCH) report build dist
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Patina needs Python >= 3.11; found " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 report") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $(STAMP)
+
+$(BENCH)/.installed: pyproject.toml benchmarks/constraints.txt
+	$(PYTHON) -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints.txt --editable '.[bench]'
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint benchmarks/constraints.txt pyBregMan
+	touch $(BENCH)/.installed

@@ -1,7 +1,9 @@
 """2-Wasserstein distances of Gaussians, rates and digits, against POT, OTT, geomstats and batched NumPy, in one run
 on one core.
 
-    pip install '.[bench]' && python benchmarks/gaussian_wasserstein.py --output benchmarks/RESULTS-wasserstein.md
+    python benchmarks/gaussian_wasserstein.py --output benchmarks/RESULTS-wasserstein.md
+
+in the environment that `make benchmarks` builds.
 
 Every rival gets all pairs at once in the fastest form that it offers; one that handles a single pair is looped (over
 a part of the pairs, scaled). Digits: the largest relative error over pairs against 60-digit arithmetic, ordinary

@@ -9,6 +9,7 @@ import pytest
 import sympy
 from hypothesis import given
 from hypothesis import strategies as st
+from test_verdicts import assert_plain
 
 from theory._checks import InputError
 from theory.claims.claim import (
@@ -28,6 +29,7 @@ from theory.claims.claim import (
 )
 from theory.claims.decide import decide, decide_all
 from theory.claims.registry import CLAIMS, find_claims
+from theory.verdicts import describe
 
 PRINTED = (
     "SC-L1 SC-L2 SC-L3 SC-L4 SC-L5 SC-T1 SC-T2 SC-F SC-G SPD-T1 SPD-T2 SPD-C1 SPD-C2 AO-L AO-T1 AO-T2 AO-C1 AO-B AO-K"
@@ -65,6 +67,7 @@ def test_a_failing_claim_has_a_counterexample_and_a_corrected_claim_that_holds(c
     assert decision.counterexample is not None
     assert claim.check(decision.counterexample).margin < -claim.clear
     assert CLAIMS[claim.corrected_by].expected != "fails"
+    assert_plain(describe(claim, decision))
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=by_id)

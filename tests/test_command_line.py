@@ -73,6 +73,25 @@ def test_an_unknown_claim_suggests_the_nearest(capsys):
 
 
 @pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("reprot", "`report`"),
+        ("Chekc", "`check`"),
+        ("SC-LL2", "SC-L2"),
+        ("ao-k", "AO-K"),
+        ("xyzzy", "--help"),
+        ("a.npz", "`prescribe a.npz`"),
+    ],
+)
+def test_a_mistyped_first_word_suggests_the_nearest_command_or_claim(capsys, word, meant):
+    line = error_of(capsys, word, "--seed", "1")
+    assert f"must be a command or a claim id; got {word!r}" in line
+    assert meant in line
+    assert meant.startswith("SC-") or "SC-" not in line
+    assert len(line) < 160
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["check", "--cases", "0"], "cases"),

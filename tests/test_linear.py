@@ -15,12 +15,14 @@ from scipy.integrate import quad, solve_ivp
 
 from theory import linear
 from theory.claims import _flow
-from theory.claims._linear_checks import GUIDED_ERROR, GUIDED_STEPS
+from theory.claims._generation_checks import GUIDED_ERROR, GUIDED_STEPS
 from theory.claims.cases import covariance, direction
 from theory.claims.linear_denoiser import CLAIMS
 from theory.gaussian import Gaussian
 from theory.guidance import mean_integral
 from theory.paths import OrnsteinUhlenbeck
+from theory.settings import Settings
+from theory.training_sets import condition_share
 
 RNG = np.random.default_rng(5)
 MEAN = np.array([1.0, -0.5, 2.0])
@@ -37,6 +39,14 @@ def test_noise_ratio_of_a_one_hot_code_and_of_any_norm():
     assert float(linear.condition_noise_ratio(3.0, 4.0)) == pytest.approx(9 / 25, abs=1e-15)
     assert float(linear.condition_noise_ratio(0)) == 0.0
     assert float(linear.condition_noise_ratio(1e-200)) == 0.0  # underflows, without NaN
+
+
+@given(st.floats(0, 1e3), st.floats(0.01, 100))
+def test_noise_ratio_is_that_of_training_sets_and_settings(noise_std, cond_norm):
+    """One number, written for JAX and for Python's floats: both correct to a few roundings."""
+    s = float(linear.condition_noise_ratio(noise_std, cond_norm))
+    assert condition_share(noise_std / cond_norm) == pytest.approx(s, rel=8 * np.finfo(float).eps, abs=1e-300)
+    assert Settings(cond_norm=cond_norm).noise_ratio(noise_std) == condition_share(noise_std / cond_norm)
 
 
 @pytest.mark.parametrize("uniform", [False, True])
@@ -217,18 +227,6 @@ def test_generation_is_differentiable_at_repeated_eigenvalues():
     assert float(slope) == pytest.approx(float(moved(step) - moved(-step)) / (2 * step), rel=1e-8)
 
 
-@given(st.sampled_from([0.0, 1e-12, 0.3, 1.0]), st.integers(1, 2**31), st.booleans())
-def test_trace_root_gain_keeps_its_digits(s, seed, singular):
-    S = covariance(3, 100.0, seed, 2 if singular else None)
-    u = 3 * direction(3, seed)
-    gain = float(jax.jit(linear.trace_root_gain)(S, u, s))
-    roots = [np.sum(np.sqrt(np.maximum(np.linalg.eigvalsh(M), 0))) for M in (S + s * np.outer(u, u), S)]
-    assert gain == pytest.approx(roots[0] - roots[1], abs=1e-7 if singular else 1e-13)
-    if s == 1e-12 and not singular:
-        values, basis = np.linalg.eigh(S)
-        assert gain == pytest.approx(s / 2 * u @ (basis / np.sqrt(values)) @ basis.T @ u, rel=1e-8)
-
-
 # --- guidance
 
 
@@ -376,7 +374,6 @@ def test_claims_at_a_few_cases(claim):
         (lambda: linear.pooled_moments(np.ones(2), np.ones((2, 1)), np.ones((2, 1, 1))), "weights must be of sum 1"),
         (lambda: linear.generated_guided(Gaussian(MEAN, COV), Gaussian(MEAN, COV), -1.0), "guidance must be in"),
         (lambda: linear.generated_guided(Gaussian(MEAN, COV), Gaussian(MEAN, COV), 1.0, method="x"), "method must be"),
-        (lambda: linear.trace_root_gain(COV, MEAN, -1.0), "s must be in"),
     ],
 )
 def test_bad_input_is_one_clear_error(call, message):

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 
-from theory.spectra import PowerLaw, fit_power_law, integer_frequencies, power_spectrum
+from theory.data import load_builtin
+from theory.spectra import LARGEST_M, PowerLaw, fit_power_law, integer_frequencies, power_spectrum
 
 
 def test_integer_frequencies_by_hand():
@@ -72,6 +74,75 @@ def test_fit_resists_outliers_and_zeros():
     found = fit_power_law(spectrum)
     assert abs(found.m - 2.0) < 0.1  # plain least squares moves by 0.02 per unit of log; the outlier is 14 units
     assert abs(np.log(found.c1 / 2.0)) < 0.2
+
+
+def exponential(shape):
+    return np.exp(-2 * integer_frequencies(shape))
+
+
+def steep(shape):
+    return PowerLaw(1.0, 0.5, 14.0).spectrum(shape)
+
+
+def digits(shape):
+    return power_spectrum(load_builtin("digits").images)
+
+
+@pytest.mark.parametrize("make", [exponential, steep, digits])
+def test_a_spectrum_that_is_no_power_law_gets_the_best_one_within_bounds_and_says_so(make):
+    spectrum = make((8, 8))
+    found = fit_power_law(spectrum)
+    assert found.c1 > 0
+    assert 0 < found.c2 <= 4 * np.sqrt(2)
+    assert 0 <= found.m <= LARGEST_M
+    assert found.at_limit((8, 8))
+    assert np.all(np.isfinite(found.spectrum((8, 8))))
+    assert soft_l1(found, spectrum) <= (1 + 1e-9) * least_on_a_grid(spectrum)
+    assert found.error(spectrum) < np.std(np.log(spectrum))  # better than the best constant
+
+
+def soft_l1(law, spectrum):
+    """The cost that the fit minimises, written out."""
+    squares = np.log(spectrum / law.spectrum(spectrum.shape)) ** 2
+    return np.sum(np.sqrt(1 + squares) - 1)
+
+
+def least_on_a_grid(spectrum):
+    """Least cost over a grid of c2 and m, the best c1 for each."""
+    radius = integer_frequencies(spectrum.shape)
+    residuals = [
+        np.log(spectrum) + m * np.log(c2 + radius)
+        for c2 in np.geomspace(0.01, radius.max(), 12)
+        for m in np.linspace(0.0, LARGEST_M, 21)
+    ]
+    return min(minimize_scalar(lambda c, r=r: np.sum(np.sqrt(1 + (r - c) ** 2) - 1)).fun for r in residuals)
+
+
+@pytest.mark.parametrize("law", [PowerLaw(1.59, 0.0086, 2.0), PowerLaw(3.0, 2.0, 6.0), PowerLaw(2.0, 1.0, 0.0)])
+def test_a_power_law_is_not_at_the_limit(law):
+    spectrum = law.spectrum((16, 16))
+    if law.m > 0:  # c2 of a constant is anything
+        assert not fit_power_law(spectrum).at_limit((16, 16))
+    assert fit_power_law(spectrum).error(spectrum) < 1e-6
+
+
+def test_a_pure_power_is_fitted_without_its_value_at_zero():
+    """One centred image has D(0) = 0: the best c2 is 0, and the fit stays finite."""
+    radius = integer_frequencies((16, 16))
+    spectrum = np.where(radius > 0, 1 / np.where(radius > 0, radius, 1.0) ** 2, 0.0)
+    found = fit_power_law(spectrum)
+    np.testing.assert_allclose(found, (1.0, 0.0, 2.0), atol=1e-4)
+    assert not found.at_limit((16, 16))
+
+
+def test_error_is_the_root_mean_square_of_the_logarithm():
+    law = PowerLaw(2.0, 0.5, 2.0)
+    spectrum = law.spectrum((4, 4)) * np.exp(0.3 * np.where(np.arange(16).reshape(4, 4) % 2, 1.0, -1.0))
+    assert law.error(spectrum) == pytest.approx(0.3, rel=1e-12)
+    spectrum[0, 0] = 0.0
+    assert law.error(spectrum) == pytest.approx(0.3, rel=1e-12)
+    with pytest.raises(ValueError, match="spectrum must be positive"):
+        law.error(np.zeros((4, 4)))
 
 
 def test_mistakes_are_named():

@@ -4,11 +4,12 @@
 in what was asked.
 """
 
+import difflib
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -187,10 +188,36 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+def _with_command(given: Sequence[str]) -> Sequence[str]:
+    """The arguments with the command named, `check` where they begin with options or claim ids or are none at all.
+
+    Raises `InputError` for a first word that is neither a command nor a claim id, and suggests the nearest of both.
+    """
+    if given and (given[0] in COMMANDS or given[0] in ("-h", "--help")):
+        return given
+    if given and not given[0].startswith("-"):
+        from theory.claims.registry import CLAIMS
+
+        if given[0] not in CLAIMS:
+            hint = _nearest(given[0], CLAIMS)
+            raise InputError(f"the first word must be a command or a claim id; got {given[0]!r}: {hint}")
+    return ["check", *given]
+
+
+def _nearest(word: str, claim_ids: Iterable[str]) -> str:
+    """What may have been meant by a word that is neither a command nor a claim id."""
+    if word.endswith(".npz"):
+        return f"did you mean `prescribe {word}`?"
+    known = {name.lower(): f"`{name}`" for name in COMMANDS} | {claim_id.lower(): claim_id for claim_id in claim_ids}
+    near = difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.6)
+    if not near:
+        return "`python -m theory --help` tells the commands, `python -m theory list` the claims."
+    return f"did you mean {' or '.join(known[name] for name in near)}?"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command (`check` if none is named) and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    named = bool(given) and (given[0] in COMMANDS or given[0] in ("-h", "--help"))
     jax.config.update("jax_enable_x64", True)
     # Most programs here run a few times only: optimising them costs more than it saves.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
@@ -199,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             COMMANDS,
             prog="python -m theory",
             description=__doc__,
-            args=given if named else ["check", *given],
+            args=_with_command(given),
         )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

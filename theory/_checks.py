@@ -20,10 +20,12 @@ def is_concrete(value: Any) -> bool:
     return not isinstance(value, jax.core.Tracer)
 
 
-def require(condition: bool, argument: str, given: object, allowed: str) -> None:
-    """Raise `InputError` naming the argument, what was given and what is allowed, unless `condition` holds."""
+def require(
+    condition: bool, argument: str, given: object, allowed: str, *, error: type[InputError] = InputError
+) -> None:
+    """Raise `error` naming the argument, what was given and what is allowed, unless `condition` holds."""
     if not condition:
-        raise InputError(f"{argument} must be {allowed}; got {given}.")
+        raise error(f"{argument} must be {allowed}; got {given}.")
 
 
 def require_float64(argument: str, value: ArrayLike) -> None:

@@ -88,7 +88,7 @@ def diagonal_path_length(
     """Length ∫ (½ Σ (v'/v)²)^½ dt of the centred curve N(0, diag v(t)), t from `t0` to `t1`.
 
     `variance(t)` gives positive variances (any shape, one per frequency) and is differentiable; quadrature
-    as in `path_length`.
+    as in `path_length`. Raises `ValueError` unless `panels` >= 1.
     """
     points, weights = _panels(t0, t1, panels)
     rates = _log_rates(variance, jnp.asarray(points))
@@ -106,7 +106,8 @@ def frequency_lengths(
     """Length ∫ |v'/v| dt / √2 of each coordinate's own curve N(0, v(t)); the shape of `variance(t)`.
 
     Where every v is monotone it is |log v(t1)/v(t0)| / √2. The square root of the sum of their squares is
-    at most the length of the whole curve, with equality where they progress in proportion.
+    at most the length of the whole curve, with equality where they progress in proportion. Raises `ValueError` unless
+    `panels` >= 1.
     """
     points, weights = _panels(t0, t1, panels)
     rates = _log_rates(variance, jnp.asarray(points))

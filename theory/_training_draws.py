@@ -133,7 +133,8 @@ def null_space_slope(n: int, d: int, mean_square: float) -> float:
     """dG/dγ at 0 for n <= d: 2 E||projection of m on the null space of S||, in closed form.
 
     ||P m||² = ||m||² β with n ||m||² ~ χ'²_d(na) and β ~ Beta((d-n+1)/2, (n-1)/2) independent, so the mean
-    factorises. Zero for n > d, where the gain is of order γ².
+    factorises. Zero for n > d, where the gain is of order γ². Raises `ValueError` unless n >= 2, d >= 1 and
+    `mean_square` >= 0 is finite.
     """
     check_setting(n, d, mean_square)
     if n > d:

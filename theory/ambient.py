@@ -31,7 +31,7 @@ from theory.classifier import (
     sigma_min_line,
     triangular_discrimination,
 )
-from theory.gates import NoiseGate, ambient_alpha, ambient_weight, buffer_noise
+from theory.gates import NoiseGate, alpha_of_ratio, ambient_alpha, ambient_weight, buffer_noise
 from theory.kernel_density import (
     Crossover,
     bound,
@@ -95,20 +95,28 @@ def ambient_loss(
 
 def ambient_floor(mmse: float, sigma: float, sigma_min: float, d: int) -> float:
     """The least weighted ambient loss: mmse + sigma_min² d / α, `mmse` = E‖x0 − E[x0 | xt]‖² at noise level
-    sigma."""
+    sigma.
+
+    Raises `ValueError` for d < 1 or sigma <= sigma_min.
+    """
     require(bool(d >= 1), "d", d, "at least 1")
-    return mmse + sigma_min**2 * d / float(ambient_alpha(sigma, sigma_min))
+    require(bool(0 <= sigma_min < sigma), "sigma_min", sigma_min, f"at least 0 and below sigma = {sigma:g}")
+    return mmse + sigma_min**2 * d / alpha_of_ratio(sigma_min / sigma)
 
 
 def posterior_mean(prior: Line, xt: Float[np.ndarray, " m"], sigma: float) -> Float[np.ndarray, " m"]:
     """E[x0 | x0 + sigma ε = xt] on the line, closed form for Gaussian mixtures (atoms allowed); sigma > 0.
-    NumPy."""
+    NumPy.
+
+    Raises `ValueError` for another sigma.
+    """
     require(bool(sigma > 0), "sigma", sigma, "positive")
-    variance = prior.stds**2 + sigma**2
-    log_weight = np.log(prior.weights) - 0.5 * np.log(variance) - (xt[:, None] - prior.means) ** 2 / (2 * variance)
-    weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
-    means = prior.means + (prior.stds**2 / variance) * (xt[:, None] - prior.means)
-    return np.sum(weight * means, axis=1) / np.sum(weight, axis=1)
+    variance = (prior.stds**2 + sigma**2)[:, None]
+    from_mean = xt - prior.means[:, None]  # (components, points): sums over the first axis are fast
+    log_weight = np.log(prior.weights)[:, None] - 0.5 * np.log(variance) - from_mean**2 / (2 * variance)
+    weight = np.exp(log_weight - log_weight.max(axis=0))
+    means = prior.means[:, None] + (prior.stds**2)[:, None] / variance * from_mean
+    return np.sum(weight * means, axis=0) / np.sum(weight, axis=0)
 
 
 def minimum_error(prior: Line, sigma: float) -> float:
@@ -130,7 +138,7 @@ def ambient_minimiser(
     E[x_n | x_t] by quadrature over the kept points, x_n ~ prior * N(0, sigma_min²), x_t | x_n ~ N(x_n, sigma²
     − sigma_min²):
     nothing is assumed of the answer, which AO-L says is `posterior_mean`. 0 < sigma_min < sigma; x_t within
-    30 sigma of the prior. NumPy.
+    30 sigma of the prior. NumPy. Raises `ValueError` for other noise levels.
     """
     require(bool(0 < sigma_min < sigma), "sigma_min", sigma_min, f"between 0 and sigma = {sigma:g}")
     step = math.sqrt(sigma**2 - sigma_min**2)
@@ -140,5 +148,5 @@ def ambient_minimiser(
     width = min(step, float(np.min(kept.stds)))
     x, w = panel_rule(np.linspace(low, high, math.ceil((high - low) / width) + 1))
     joint = w * kept.pdf(x) * np.exp(-0.5 * ((xt[:, None] - x) / step) ** 2)
-    alpha = float(ambient_alpha(sigma, sigma_min))
+    alpha = alpha_of_ratio(sigma_min / sigma)
     return ((joint @ x) / np.sum(joint, axis=1) - (1 - alpha) * xt) / alpha

@@ -52,7 +52,10 @@ def triangular_discrimination(p: Line, q: Line, *, noise_std: float = 0.0) -> fl
 
 def probability_clean(delta: float) -> float:
     """E_q c = 1/2 − Δ/4: the ideal classifier's mean probability "clean" on corrupted images, for Δ in [0,
-    2]."""
+    2].
+
+    Raises `ValueError` for another `delta`.
+    """
     require(bool(0 <= delta <= 2 + 1e-9), "delta", delta, "in [0, 2]")
     return 0.5 - delta / 4
 
@@ -82,7 +85,7 @@ def gaussian_triangular_discrimination(
     """Δ in [0, 2] of N(0, diag variances_p) and N(0, diag variances_q), to about 1e-12 in any dimension.
 
     Coordinates where both variances are 0 say nothing; one that is 0 in one of the two alone separates them:
-    Δ = 2.
+    Δ = 2. Raises `ValueError` for variances that are negative, not finite or of different lengths.
     """
     pair = _informative(variances_p, variances_q)
     if pair is None:
@@ -156,7 +159,8 @@ def sigma_min_for_spectra(
     """sigma_min for centred Gaussian images with the given power spectra (same shape, ≥ 0, unit: squared
     pixel value).
 
-    `criterion`: "classifier" (E_q c ≥ tau) or "total variation" (TV ≤ 1/2 − tau, the paper's wording).
+    `criterion`: "classifier" (E_q c ≥ tau) or "total variation" (TV ≤ 1/2 − tau, the paper's wording). Raises
+    `ValueError` for spectra that are negative, not finite or of different sizes, or a `tau` outside (0, 1/2).
     """
     a, b = _spectrum("clean", clean), _spectrum("corrupted", corrupted)
     require(a.shape == b.shape, "corrupted", f"{b.size} entries", f"of the clean spectrum's size {a.size}")
@@ -170,7 +174,7 @@ def blur_transfer(shape: tuple[int, int], blur_std: float) -> Float[np.ndarray, 
     """Gain exp(−2π² blur_std² |f|²) of a Gaussian blur per DFT frequency of an h × w image, f in cycles per
     pixel.
 
-    `blur_std` ≥ 0 in pixels; periodic boundary.
+    `blur_std` ≥ 0 in pixels; periodic boundary. Raises `ValueError` for another `blur_std`.
     """
     require(math.isfinite(blur_std) and blur_std >= 0, "blur_std", blur_std, "finite and at least 0 (pixels)")
     square = np.fft.fftfreq(shape[0])[:, None] ** 2 + np.fft.fftfreq(shape[1])[None, :] ** 2
@@ -191,7 +195,8 @@ def sigma_min_for_blur(
     noise_std² I); `spectrum` D holds E|u_f|² of the *unitary* 2-D DFT, all h × w frequencies in `numpy.fft`
     order. The number is exact for that model: real images differ from blurred ones in more than their
     spectrum, so it is a lower estimate of what a trained classifier would need.
-    0 if the blur cannot be seen at all.
+    0 if the blur cannot be seen at all. Raises `ValueError` for a spectrum without two axes, negative or not finite,
+    or a `tau` outside (0, 1/2).
     """
     d = np.asarray(spectrum, dtype=np.float64)
     require(bool(d.ndim >= 2), "spectrum", f"shape {d.shape}", "of shape (..., h, w)")

@@ -75,7 +75,10 @@ Corruption = LabelCorruption | VectorCorruption
 
 
 class Fixed(eqx.Module):
-    """Draws once per training sample and keeps it: the same for every epoch. Law: `operator`'s."""
+    """Draws once per training sample and keeps it: the same for every epoch. Law: `operator`'s.
+
+    Raises `ValueError` for a `CaptionSwap`, which is drawn for a whole data set at once.
+    """
 
     operator: Corruption
 
@@ -89,7 +92,10 @@ class Fixed(eqx.Module):
 
 
 class Fresh(eqx.Module):
-    """Draws anew for every use of a training sample. Law: `operator`'s, independent between steps."""
+    """Draws anew for every use of a training sample. Law: `operator`'s, independent between steps.
+
+    Raises `ValueError` for a `CaptionSwap`, which is drawn for a whole data set at once.
+    """
 
     operator: Corruption
 

@@ -6,6 +6,7 @@ labels that use every class, at least two points in each class. Every mistake is
 names what was given and what is allowed; pickled arrays are never unpickled.
 """
 
+import functools
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from theory._checks import InputError
+from theory._checks import InputError, require
 
 BUILTIN = ("digits", "photographs")
 """Names that `load_builtin` knows."""
@@ -30,41 +31,39 @@ class DataError(InputError):
     """A data set or file that cannot be used; the message names what was given and what is allowed."""
 
 
-def _demand(condition: bool, argument: str, given: object, allowed: str) -> None:
-    if not condition:
-        raise DataError(f"{argument} must be {allowed}; got {given}.")
+_require = functools.partial(require, error=DataError)
 
 
 def _as_points(argument: str, values: Any) -> Float[np.ndarray, "..."]:
     array = np.asarray(values)
-    _demand(array.dtype.kind in "iuf", argument, f"dtype {array.dtype}", "real numbers")
-    _demand(array.size > 0, argument, f"shape {array.shape}", "non-empty")
+    _require(array.dtype.kind in "iuf", argument, f"dtype {array.dtype}", "real numbers")
+    _require(array.size > 0, argument, f"shape {array.shape}", "non-empty")
     bad = int(np.count_nonzero(~np.isfinite(array)))
-    _demand(bad == 0, argument, f"{bad} non-finite of {array.size} entries", "finite")
+    _require(bad == 0, argument, f"{bad} non-finite of {array.size} entries", "finite")
     points = array.astype(np.float64)
     largest = float(np.max(np.abs(points)))
-    _demand(largest <= LARGEST, argument, f"an entry of size {largest:.3g}", f"at most {LARGEST:g} in size")
+    _require(largest <= LARGEST, argument, f"an entry of size {largest:.3g}", f"at most {LARGEST:g} in size")
     return points
 
 
 def _as_matrix(features: Any) -> Float[np.ndarray, "n d"]:
     points = _as_points("features", features)
-    _demand(points.ndim == 2, "features", f"shape {points.shape}", "of shape (n, d)")
+    _require(points.ndim == 2, "features", f"shape {points.shape}", "of shape (n, d)")
     return points
 
 
 def _as_labels(values: Any, n: int) -> Int[np.ndarray, " n"]:
     labels = np.asarray(values)
-    _demand(labels.dtype.kind in "iu", "labels", f"dtype {labels.dtype}", "integers")
-    _demand(labels.shape == (n,), "labels", f"shape {labels.shape}", f"one per point, shape ({n},)")
-    _demand(n >= 2, "data set", f"{n} point", "at least 2 points")
+    _require(labels.dtype.kind in "iu", "labels", f"dtype {labels.dtype}", "integers")
+    _require(labels.shape == (n,), "labels", f"shape {labels.shape}", f"one per point, shape ({n},)")
+    _require(n >= 2, "data set", f"{n} point", "at least 2 points")
     smallest, largest = int(labels.min()), int(labels.max())
-    _demand(smallest >= 0, "labels", f"label {smallest}", "0, 1, ..., K - 1")
-    _demand(largest < n, "labels", f"label {largest} with {n} points", "0, 1, ..., K - 1 with K at most n / 2")
+    _require(smallest >= 0, "labels", f"label {smallest}", "0, 1, ..., K - 1")
+    _require(largest < n, "labels", f"label {largest} with {n} points", "0, 1, ..., K - 1 with K at most n / 2")
     counts = np.bincount(labels.astype(np.int64))
     empty, few = np.flatnonzero(counts == 0), np.flatnonzero(counts == 1)
-    _demand(empty.size == 0, "labels", f"no point of class {_some(empty)}", f"every class from 0 to {largest}")
-    _demand(few.size == 0, "labels", f"one point of class {_some(few)}", "at least 2 points in each class")
+    _require(empty.size == 0, "labels", f"no point of class {_some(empty)}", f"every class from 0 to {largest}")
+    _require(few.size == 0, "labels", f"one point of class {_some(few)}", "at least 2 points in each class")
     return labels.astype(np.int64)
 
 
@@ -101,7 +100,7 @@ class DataSet:
         labels = _as_labels(self.labels, len(points))
         count = int(labels.max()) + 1
         names = self.class_names or tuple(str(k) for k in range(count))
-        _demand(len(names) == count, "class_names", f"{len(names)} names", f"{count} names")
+        _require(len(names) == count, "class_names", f"{len(names)} names", f"{count} names")
         for attribute, value in (("features", points), ("labels", labels), ("class_names", names)):
             object.__setattr__(self, attribute, value)
 
@@ -119,7 +118,7 @@ class DataSet:
         """
         raw = np.asarray(images)
         pixels = _as_points("images", raw)
-        _demand(pixels.ndim in (3, 4), "images", f"shape {pixels.shape}", "of shape (n, H, W) or (n, H, W, C)")
+        _require(pixels.ndim in (3, 4), "images", f"shape {pixels.shape}", "of shape (n, H, W) or (n, H, W, C)")
         is_bytes = raw.dtype == np.uint8
         return cls(
             name,
@@ -161,7 +160,7 @@ def load_npz(path: str | Path) -> DataSet:
     pickled arrays (never loaded), and for every bad array (see `DataSet`).
     """
     file = Path(path)
-    _demand(file.is_file(), "data file", f"'{file}', which is no file", "the path of an .npz file")
+    _require(file.is_file(), "data file", f"'{file}', which is no file", "the path of an .npz file")
     arrays = _read_arrays(file)
     if "images" in arrays and "features" in arrays:
         raise DataError(f"'{file}' must hold either 'features' or 'images'; got both.")
@@ -189,7 +188,7 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
     except ValueError as error:
         raise DataError(_explain(file, str(error))) from None
     strange = [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]
-    _demand(not strange, f"'{file}'", f"something else under {strange}", "an .npz file that holds arrays")
+    _require(not strange, f"'{file}'", f"something else under {strange}", "an .npz file that holds arrays")
     return arrays
 
 
@@ -222,7 +221,7 @@ def load_builtin(name: str) -> DataSet:
 
     Raises `DataError` for any other name.
     """
-    _demand(name in BUILTIN, "builtin", repr(name), "one of " + ", ".join(BUILTIN))
+    _require(name in BUILTIN, "builtin", repr(name), "one of " + ", ".join(BUILTIN))
     return _digits() if name == "digits" else _photographs()
 
 
@@ -265,10 +264,10 @@ def cut_patches(image: np.ndarray, side: int) -> np.ndarray:
 
     Raises `DataError` if the image is smaller than one patch or `side` is not positive.
     """
-    _demand(side >= 1, "side", side, "a positive number of pixels")
-    _demand(image.ndim == 3, "image", f"shape {image.shape}", "of shape (H, W, C)")
+    _require(side >= 1, "side", side, "a positive number of pixels")
+    _require(image.ndim == 3, "image", f"shape {image.shape}", "of shape (H, W, C)")
     rows, columns = image.shape[0] // side, image.shape[1] // side
-    _demand(rows >= 1 and columns >= 1, "image", f"shape {image.shape}", f"at least {side} x {side} pixels")
+    _require(rows >= 1 and columns >= 1, "image", f"shape {image.shape}", f"at least {side} x {side} pixels")
     cropped = image[: rows * side, : columns * side]
     blocks = cropped.reshape(rows, side, columns, side, image.shape[2]).swapaxes(1, 2)
     return blocks.reshape(rows * columns, side, side, image.shape[2])

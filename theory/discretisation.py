@@ -206,7 +206,10 @@ def _clean(like: _Points, spectrum: Variance) -> _Points:
 
 def uniform_times(path: Path, steps: int) -> Float[Array, " k"]:
     """Times from 1 to 0 in equal steps such that a sampler takes `steps` steps, the last denoising step of EDM
-    included."""
+    included.
+
+    Raises `ValueError` unless `steps` >= 2.
+    """
     require(steps >= 2, "steps", steps, "an integer >= 2")
     return jnp.asarray(np.linspace(1.0, 0.0, steps + 1 if path.starts_clean else steps))
 

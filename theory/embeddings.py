@@ -48,7 +48,10 @@ class VectorCorruption(eqx.Module):
 
 
 class EmbeddingUniform(VectorCorruption):
-    """CEP-U (SC, eq. 8): adds U(−γ/√d_emb, γ/√d_emb) to each coordinate; std γ/√(3 d_emb). `gamma` ≥ 0."""
+    """CEP-U (SC, eq. 8): adds U(−γ/√d_emb, γ/√d_emb) to each coordinate; std γ/√(3 d_emb). `gamma` ≥ 0.
+
+    Raises `ValueError` for a negative `gamma`.
+    """
 
     gamma: ScalarLike
 
@@ -80,7 +83,10 @@ class EmbeddingUniform(VectorCorruption):
 
 
 class EmbeddingGaussian(VectorCorruption):
-    """CEP-G (SC, eq. 8): adds N(0, γ²/d_emb) to each coordinate, so noise_std = γ/√d_emb. `gamma` ≥ 0."""
+    """CEP-G (SC, eq. 8): adds N(0, γ²/d_emb) to each coordinate, so noise_std = γ/√d_emb. `gamma` ≥ 0.
+
+    Raises `ValueError` for a negative `gamma`.
+    """
 
     gamma: ScalarLike
 
@@ -114,7 +120,7 @@ class InputPerturbation(VectorCorruption):
     coordinate (0.1 there).
 
     The perturbed noise has variance 1 + γ² and covariance 1 with the target: regressing on it shrinks by 1 /
-    (1 + γ²).
+    (1 + γ²). Raises `ValueError` for a negative `gamma`.
     """
 
     gamma: ScalarLike
@@ -146,7 +152,10 @@ class InputPerturbation(VectorCorruption):
 
 class Dropout(VectorCorruption):
     """Dropout on the condition: each coordinate is 0 with probability `rate`, else divided by 1 − rate.
-    `rate` in [0, 1)."""
+    `rate` in [0, 1).
+
+    Raises `ValueError` for another `rate`.
+    """
 
     rate: ScalarLike = 0.1
 
@@ -178,7 +187,7 @@ class LabelSmoothing(VectorCorruption):
     randomness. `rate` in [0, 1].
 
     It is the mean of a one-hot label that is redrawn uniformly, the same class included, with probability
-    `rate`.
+    `rate`. Raises `ValueError` for another `rate`.
     """
 
     rate: ScalarLike = 0.1
@@ -207,7 +216,10 @@ class LabelSmoothing(VectorCorruption):
 
 class Partly(VectorCorruption):
     """`operator` with probability `eta` in [0, 1], else the value itself: fixed CEP's chosen samples, as one
-    operator."""
+    operator.
+
+    Raises `ValueError` for another `eta`.
+    """
 
     operator: VectorCorruption
     eta: ScalarLike

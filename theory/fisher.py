@@ -6,16 +6,7 @@ The metric of N(m, S) is
 
 invariant under every invertible affine map of R^d. Its speed, integrated, is `path_length`.
 
-**Centred.** With λ the eigenvalues of S₀⁻¹ S₁ the distance is (½ Σ log² λ)^½ and the geodesic S₀^½ (S₀^-½
-S₁ S₀^-½)^t S₀^½ (SPD, theorem 1). Both come from one symmetric pencil: with M = S₀ + S₁ = L Lᵀ and L⁻¹ (S₁
-- S₀) L⁻ᵀ = V τ Vᵀ,
-
-    log λ = 2 artanh τ,   S₀ = Z (1-τ)/2 Zᵀ,   S₁ = Z (1+τ)/2 Zᵀ,   S_t = Z ((1-τ)/2)^(1-t) ((1+τ)/2)^t Zᵀ,
-    Z = L V.
-
-Near p = q the difference S₁ - S₀ is exact and nothing cancels; exchanging p and q changes only the sign of
-τ. S₁ is first divided by the power of two nearest to tr S₁ / tr S₀. Then the rounding error of each log λ
-is of order d ε max(cond S₀, cond S₁), which is what rounding the covariances themselves costs.
+**Centred** Gaussians have a closed form: `theory._centred`.
 
 **With means** no closed form is known for the boundary-value problem. `fisher_rao_connect` solves it
 (module `theory._lift`) and returns the distance beside a bound on what it missed the end point by, and
@@ -41,12 +32,12 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from theory import _lift
-from theory._checks import is_concrete, require, require_covariance, require_float64
+from theory._centred import centred_distance, centred_geodesic, log_eigenvalues, safe_norm, whiten
+from theory._checks import is_concrete, require, require_float64
 from theory._lengths import diagonal_path_length, frequency_lengths, path_length, speed, tangent_norm
 from theory.gaussian import Gaussian
 
@@ -66,91 +57,6 @@ __all__ = [
     "tangent_norm",
     "univariate_distance",
 ]
-
-
-# ------------------------------------------------------------------------------------------------- centred
-
-
-def _whiten(factor: Float[Array, "k k"], matrix: Float[Array, "k k"]) -> Float[Array, "k k"]:
-    """L⁻¹ `matrix` L⁻ᵀ for a lower triangular `factor` L, symmetrised."""
-    half = solve_triangular(factor, matrix, lower=True)
-    whitened = solve_triangular(factor, half.T, lower=True)
-    return (whitened + whitened.T) / 2
-
-
-def _log_scale(cov0: Float[Array, "d d"], cov1: Float[Array, "d d"]) -> Float[Array, ""]:
-    """The integer nearest to log2 (tr cov1 / tr cov0), for an exact division."""
-    return lax.stop_gradient(jnp.round(jnp.log2(jnp.trace(cov1) / jnp.trace(cov0))))
-
-
-def _require_covariances(cov0: ArrayLike, cov1: ArrayLike) -> tuple[Array, Array]:
-    first, second = jnp.asarray(cov0), jnp.asarray(cov1)
-    for name, cov in (("cov0", first), ("cov1", second)):
-        require_float64(name, cov)
-        require_covariance(name, cov)
-    require(first.shape == second.shape, "cov1", f"shape {second.shape}", f"of cov0's shape {first.shape}")
-    return first, second
-
-
-def _safe_norm(x: Float[Array, " k"]) -> Float[Array, ""]:
-    """Euclidean norm whose derivative at 0 is taken as 0."""
-    square = jnp.sum(x**2)
-    positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
-
-
-def _log_eigenvalues(
-    whitened: Float[Array, "k k"], log2: Float[ArrayLike, ""] = 0.0, cap: float = 1.0
-) -> Float[Array, " k"]:
-    """|log λ|, with λ scaled by 2^log2, from singular values: four times as fast here as eigenvalues at d =
-    32.
-
-    With log2 = 0 the sign of τ is not needed. Otherwise 2 I is added first, which makes them the
-    eigenvalues τ + 2.
-    """
-    shift = jnp.where(log2 == 0, 0.0, 2.0)
-    shifted = whitened + shift * jnp.eye(whitened.shape[0])
-    tau = jnp.linalg.svd(shifted, compute_uv=False) - shift
-    return 2 * jnp.arctanh(jnp.clip(tau, -cap, cap)) + log2 * math.log(2)
-
-
-def centred_distance(cov0: Float[ArrayLike, "d d"], cov1: Float[ArrayLike, "e e"]) -> Float[Array, ""]:
-    """Fisher-Rao distance of N(0, cov0) and N(0, cov1): (1/√2) ‖log(cov0^-½ cov1 cov0^-½)‖_F (SPD, theorem
-    1).
-
-    `cov0`, `cov1`: shape `d d`, float64, positive definite (d up to 512 tried). Infinite or NaN where one
-    is singular. The derivative exists everywhere but at cov0 = cov1, where it is given as 0. Raises
-    `ValueError` for what is no covariance, `TypeError` unless float64.
-    """
-    first, second = _require_covariances(cov0, cov1)
-    log2 = _log_scale(first, second)
-    second = second * jnp.ldexp(1.0, -log2.astype(int))
-    whitened = _whiten(jnp.linalg.cholesky(second + first), second - first)
-    return _safe_norm(_log_eigenvalues(whitened, log2)) / math.sqrt(2)
-
-
-def centred_geodesic(
-    cov0: Float[ArrayLike, "d d"], cov1: Float[ArrayLike, "e e"], t: Float[ArrayLike, ""]
-) -> Float[Array, "d d"]:
-    """The covariance at time `t` of the geodesic from cov0 (t = 0) to cov1 (t = 1): SPD, theorem 1; any
-    real `t`.
-
-    `cov0`, `cov1`: shape `d d`, float64, positive definite. Derivatives in `t` are exact; those in the
-    covariances are not finite where eigenvalues of cov0⁻¹ cov1 coincide. Raises `ValueError` for what is no
-    covariance, `TypeError` unless float64.
-    """
-    first, second = _require_covariances(cov0, cov1)
-    log2 = _log_scale(first, second)
-    second = second * jnp.ldexp(1.0, -log2.astype(int))
-    factor = jnp.linalg.cholesky(second + first)
-    tau, vectors = jnp.linalg.eigh(_whiten(factor, second - first))
-    weights = ((1 - tau) / 2) ** (1 - t) * ((1 + tau) / 2) ** t * 2.0 ** (log2 * t)
-    columns = factor @ vectors
-    cov = (columns * weights) @ columns.T
-    return (cov + cov.T) / 2
-
-
-# ---------------------------------------------------------------------------------------------- with means
 
 
 class Connection(eqx.Module):
@@ -216,7 +122,7 @@ def _pair(p: Gaussian, q: Gaussian) -> _Pair:
 
 def _frame(pair: _Pair) -> _Frame:
     factor = pair.factors[0]
-    tau, vectors = jnp.linalg.eigh(_whiten(factor, pair.difference))
+    tau, vectors = jnp.linalg.eigh(whiten(factor, pair.difference))
     scale = jnp.sqrt((1 - tau) / 2)
     inverse = solve_triangular(factor, vectors, lower=True, trans="T").T / scale[:, None]
     return _Frame(factor @ vectors * scale, inverse, inverse @ pair.shift, 2 * tau / (1 - tau))
@@ -225,11 +131,11 @@ def _frame(pair: _Pair) -> _Frame:
 def _bound(pair: _Pair, p: Gaussian, q: Gaussian) -> Float[Array, ""]:
     """The larger of the two lower bounds (module docstring)."""
     row = solve_triangular(pair.factors[1], pair.shift, lower=True) / math.sqrt(2)
-    top = jnp.hstack([_whiten(pair.factors[1], pair.difference), row[:, None]])
+    top = jnp.hstack([whiten(pair.factors[1], pair.difference), row[:, None]])
     embedded = jnp.vstack([top, jnp.append(row, 0.0)[None, :]])
     # Rounding must not push τ to 1: an infinite bound would not be a lower one. Capped, it can only be lower.
     cap = 1 - 8 * embedded.shape[0] * float(jnp.finfo(embedded.dtype).eps)
-    by_embedding = _safe_norm(_log_eigenvalues(embedded, cap=cap)) / math.sqrt(2)
+    by_embedding = safe_norm(log_eigenvalues(embedded, cap=cap)) / math.sqrt(2)
     direction = jax.scipy.linalg.cho_solve((pair.factors[0], True), pair.shift)
     still = jnp.all(direction == 0)
     u = jnp.where(still, 1.0, direction)
@@ -260,7 +166,7 @@ def univariate_distance(
     sigma0, sigma1 = jnp.sqrt(first), jnp.sqrt(second)
     step = (jnp.asarray(mean1) - jnp.asarray(mean0)) / math.sqrt(2)
     offsets = jnp.stack([step, (second - first) / (sigma0 + sigma1)])
-    return 2 * math.sqrt(2) * jnp.arcsinh(_safe_norm(offsets / (2 * jnp.sqrt(sigma0 * sigma1))))
+    return 2 * math.sqrt(2) * jnp.arcsinh(safe_norm(offsets / (2 * jnp.sqrt(sigma0 * sigma1))))
 
 
 def fisher_rao_connect(p: Gaussian, q: Gaussian, *, tolerance: float = 1e-9, max_steps: int = 100) -> Connection:
@@ -280,7 +186,7 @@ def _connect(p: Gaussian, q: Gaussian, tolerance: Float[ArrayLike, ""], max_step
     frame = _frame(pair)
     x, B, steps = _lift.minimise(frame.shift, frame.excess, max_steps=max_steps)
     residual = _lift.mismatch(x, B, frame.shift, jnp.sqrt(1 + frame.excess))
-    length = _safe_norm(jnp.concatenate([x, B.ravel() / math.sqrt(2)]))
+    length = safe_norm(jnp.concatenate([x, B.ravel() / math.sqrt(2)]))
     return Connection(
         jnp.where(residual <= tolerance, length, jnp.nan),
         residual,
@@ -358,12 +264,12 @@ def fisher_rao_exponential(
 
     In coordinates where p = N(0, I): exp of t [[-B, x, 0], [xᵀ, 0, -xᵀ], [0, -x, B]] has the blocks S⁻¹
     (first) and S⁻¹ m (right of it); its speed is (|x|² + ½ tr B²)^½. Float64, positive definite covariance;
-    exists for every `t`.
+    exists for every `t`. Raises `TypeError` unless float64.
     """
     require_float64("p.cov", p.cov)
     factor = jnp.linalg.cholesky(p.cov)
     x = solve_triangular(factor, jnp.asarray(mean_velocity), lower=True)
-    mean, cov = _outward(p.mean, factor, _lift.shoot(x, _whiten(factor, jnp.asarray(cov_velocity)), t))
+    mean, cov = _outward(p.mean, factor, _lift.shoot(x, whiten(factor, jnp.asarray(cov_velocity)), t))
     return Gaussian(mean, cov)
 
 

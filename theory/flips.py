@@ -41,7 +41,7 @@ def flip_change(n: int, d: int, mean_square: float, eta: float, *, draws: int | 
 
     n >= 2 points carry the label, ||mu||² = `mean_square`, each comes from the other class with probability `eta` in
     [0, 1]. Monte Carlo over independent draws with common noise for both terms; returns the estimate and its standard
-    error.
+    error. Raises `ValueError` outside these ranges, or for fewer than 64 `draws`.
     """
     _check(n, d, mean_square, eta)
     draws = default_draws(d) if draws is None else draws
@@ -62,13 +62,19 @@ def flip_change(n: int, d: int, mean_square: float, eta: float, *, draws: int | 
 
 
 def flip_change_bound(n: int, d: int, mean_square: float, eta: float) -> float:
-    """A lower bound of `flip_change`, exact: 4 a η² + 4 a η (1-η) (1 - E tr S^(1/2)/d), positive for a, η > 0."""
+    """A lower bound of `flip_change`, exact: 4 a η² + 4 a η (1-η) (1 - E tr S^(1/2)/d), positive for a, η > 0.
+
+    Raises `ValueError` where `flip_change` does.
+    """
     _check(n, d, mean_square, eta)
     return 4 * mean_square * eta * (eta + (1 - eta) * (1 - mean_root(n, d)))
 
 
 def flipped_moments(mean_square: float, eta: float) -> tuple[float, float]:
-    """Mean and variance along mu of a class in the population, after flips: (1-2η) ||mu|| and 1 + 4η(1-η) a."""
+    """Mean and variance along mu of a class in the population, after flips: (1-2η) ||mu|| and 1 + 4η(1-η) a.
+
+    Raises `ValueError` unless `mean_square` >= 0 is finite and `eta` in [0, 1].
+    """
     _check(2, 1, mean_square, eta)
     return (1 - 2 * eta) * math.sqrt(mean_square), 1 + 4 * eta * (1 - eta) * mean_square
 
@@ -79,7 +85,8 @@ def guided_flip_change(mean_square: float, eta: float, guidance: float) -> float
 
     Two equally frequent classes N(±mu, I) with symmetric flips, which leave the pooled data N(0, I + mu mu^T) as it
     is. All directions but mu's are exact before and after, so d does not matter. Without guidance: 4η² a +
-    (√(1+4η(1-η)a) - 1)². Needs float64 enabled in JAX.
+    (√(1+4η(1-η)a) - 1)². Needs float64 enabled in JAX. Raises `ValueError` outside these ranges, `TypeError` without
+    float64.
     """
     _check(2, 1, mean_square, eta)
     require(0 <= guidance < math.inf, "guidance", guidance, "finite and at least 0")

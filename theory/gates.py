@@ -21,6 +21,7 @@ JAX, float32 or float64; the elementwise functions may be jitted and vmapped.
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -31,14 +32,24 @@ from jaxtyping import Array, ArrayLike, Float, Key, ScalarLike, Shaped
 from theory._checks import is_concrete, require
 from theory.path_base import Path
 
+Ratio = TypeVar("Ratio", float, Array)
+
 
 def ambient_alpha(sigma: Shaped[ArrayLike, "..."], sigma_min: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
     """α = (σ² − sigma_min²) / σ² elementwise, for σ > sigma_min ≥ 0 (by factors: no cancellation in the
-    squares)."""
+    squares).
+
+    Raises `ValueError` outside these ranges.
+    """
     sigma, sigma_min = jnp.asarray(sigma, dtype=float), jnp.asarray(sigma_min, dtype=float)
     _require_all("sigma_min", sigma_min >= 0, sigma_min, "at least 0")
     _require_all("sigma", sigma > sigma_min, sigma, f"above sigma_min = {sigma_min}")
-    return (1 - sigma_min / sigma) * (1 + sigma_min / sigma)
+    return alpha_of_ratio(sigma_min / sigma)
+
+
+def alpha_of_ratio(ratio: Ratio) -> Ratio:
+    """α = 1 − ratio² by factors, ratio = sigma_min / σ in [0, 1): a float or a JAX array."""
+    return (1 - ratio) * (1 + ratio)
 
 
 def ambient_weight(sigma: Shaped[ArrayLike, "..."], sigma_min: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
@@ -49,7 +60,10 @@ def ambient_weight(sigma: Shaped[ArrayLike, "..."], sigma_min: Shaped[ArrayLike,
 
 def buffer_noise(sigma_min: Shaped[ArrayLike, "..."], max_weight: ScalarLike) -> Float[Array, "..."]:
     """The smallest σ with weight ≤ max_weight: sigma_min / √(1 − 1/√max_weight); max_weight > 1 (the paper's
-    best: 4)."""
+    best: 4).
+
+    Raises `ValueError` outside these ranges.
+    """
     sigma_min, max_weight = jnp.asarray(sigma_min, dtype=float), jnp.asarray(max_weight, dtype=float)
     _require_all("sigma_min", sigma_min >= 0, sigma_min, "at least 0")
     _require_all("max_weight", max_weight > 1, max_weight, "above 1")
@@ -61,7 +75,7 @@ class NoiseGate(eqx.Module):
     weight.
 
     **Arguments:** `sigma_min` in [0, inf], `sigma_max` ≥ 0 (default 0: no use at low noise), `max_weight` >
-    1.
+    1. Raises `ValueError` outside these ranges.
     """
 
     sigma_min: ScalarLike

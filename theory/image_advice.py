@@ -3,8 +3,8 @@ blur.
 
 Images are taken as a stationary Gaussian field (`theory.spectra`), one channel of it: D(f) is averaged over channels.
 The power law fitted to D stands for the data in everything about paths, so that the numbers do not hang on single
-noisy frequencies. Where no power law fits (the search runs off to a c2 beyond the largest frequency, as on 8 x 8
-digits), D as measured does; sigma_min always uses D as measured. Real images are not Gaussian, nor periodic at their
+noisy frequencies. Where no power law fits (the best one has c2 at the largest frequency, as on 8 x 8 digits), D as
+measured does; sigma_min always uses D as measured. Real images are not Gaussian, nor periodic at their
 borders: all this is about their spectrum alone.
 """
 
@@ -108,14 +108,13 @@ def advise_images(data: DataSet, settings: Settings) -> ImageAdvice:
 
 
 def fit_law(spectrum: Float[np.ndarray, "h w"]) -> tuple[PowerLaw | None, float | None]:
-    """The fitted power law and the root mean square of its error in log D, or (None, None) where the fit runs off."""
-    radius = integer_frequencies(spectrum.shape)
-    with np.errstate(all="ignore"):
-        law = fit_power_law(spectrum)
-        errors = np.log(spectrum / law.spectrum(spectrum.shape))
-    if not (law.c2 <= radius.max() and np.all(np.isfinite(errors))):
-        return None, None
-    return law, float(np.sqrt(np.mean(errors**2)))
+    """The fitted power law and the root mean square of its error in log D, or (None, None) where none fits: the best
+    law lies at the limit of c2 or m.
+
+    Raises `ValueError` where `fit_power_law` does.
+    """
+    law = fit_power_law(spectrum)
+    return (None, None) if law.at_limit(spectrum.shape) else (law, law.error(spectrum))
 
 
 def _radial(spectrum: Float[np.ndarray, "h w"]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -69,7 +69,7 @@ def expected_distance(
 
     `p`, `q`: atoms (`Line.points`, `Line.density`). `order`: Gauss-Legendre points per 1.5 noise_std in
     space. Relative accuracy 1e-3 or better, as the tests hold it to by exact enumeration and by doubling
-    `order`.
+    `order`. Raises `ValueError` unless `noise_std` > 0 and the laws are atoms, n_clean >= 1.
     """
     require(bool(noise_std > 0), "noise_std", noise_std, "positive")
     parts = _parts(p, n_clean, q, n_biased)
@@ -81,7 +81,10 @@ def expected_distance(
 
 def expected_mean_error(p: Line, n_clean: int, *, q: Line | None = None, n_biased: int = 0) -> float:
     """E|m − E_p X|, m the mean of n_clean draws from p and n_biased from q (atoms): √(2π) σ E TV for large
-    noise_std σ."""
+    noise_std σ.
+
+    Raises `ValueError` unless the laws are atoms, n_clean >= 1 and n_biased >= 0.
+    """
     parts = _parts(p, n_clean, q, n_biased)
     return float(_mean_absolute([line.means[None, :] for line, _ in parts], parts)[0])
 
@@ -109,7 +112,8 @@ def crossover(
     in [0, 1].
 
     Scans `points` levels from `low` to `high`, evenly in the logarithm, then bisects (to 1 %). Two sign
-    changes between neighbouring levels go unseen. Above `high` the sign of the limit is taken.
+    changes between neighbouring levels go unseen. Above `high` the sign of the limit is taken. Raises `ValueError`
+    unless 0 < low < high, p and q are atoms, n_clean >= 1 and n_biased >= 0.
     """
     require(bool(0 < low < high), "low", low, f"between 0 and high = {high:g}")
     levels = np.geomspace(low, high, points)
@@ -129,7 +133,10 @@ def crossover(
 
 def bound_printed(n: int, noise_std: float, *, delta: float, lipschitz: float = 1.0) -> float:
     """AO, Theorem 4.1: 1/n + 1/(σ² n) + √((log n + log max(1, λ) + log(2/δ)) / (σ² n)), read with the
-    constant 1."""
+    constant 1.
+
+    Raises `ValueError` unless n >= 1, `noise_std` > 0 and 0 < delta <= 1.
+    """
     _check_bound(n, noise_std, delta)
     logs = math.log(n) + math.log(max(1.0, lipschitz)) + math.log(2 / delta)
     return 1 / n + 1 / (noise_std**2 * n) + math.sqrt(logs / (noise_std**2 * n))
@@ -137,14 +144,20 @@ def bound_printed(n: int, noise_std: float, *, delta: float, lipschitz: float = 
 
 def bound_by_wasserstein(n: int, noise_std: float, *, delta: float = 1.0) -> float:
     """Any law on [0, 1], probability 1 − delta; delta = 1 drops the deviation: without the log term it bounds
-    E TV."""
+    E TV.
+
+    Raises `ValueError` unless n >= 1, `noise_std` > 0 and 0 < delta <= 1.
+    """
     _check_bound(n, noise_std, delta)
     return (0.5 + math.sqrt(math.log(1 / delta) / 2)) / (math.sqrt(2 * math.pi) * noise_std * math.sqrt(n))
 
 
 def bound_by_variance(n: int, noise_std: float, *, delta: float = 1.0, d: int = 1) -> float:
     """Any law on [0, 1]^d, probability 1 − delta; delta = 1: the bound on E TV. Grows exponentially with
-    d."""
+    d.
+
+    Raises `ValueError` unless n, d >= 1, `noise_std` > 0 and 0 < delta <= 1.
+    """
     _check_bound(n, noise_std, delta)
     require(bool(d >= 1), "d", d, "at least 1")
     growth = d * math.log1p((2 * math.sqrt(math.pi) * noise_std) ** -0.5)
@@ -171,7 +184,7 @@ def crossover_of_bounds(
     is below the one without; else inf.
 
     `printed`: with AO's Theorems 4.1 (λ = 1) and 4.2 instead; then d must be 1. These are bounds: the
-    distances may differ.
+    distances may differ. Raises `ValueError` for a printed bound with d > 1.
     """
     require(bool(not printed or d == 1), "d", d, "1 for the printed bounds")
     levels = np.geomspace(1e-3, 1e4, 701)
@@ -194,7 +207,7 @@ def far_from_truth(n: int, noise_std: float, d: int) -> float:
 
     TV ≥ p̂_σ(A) − p_σ(A) for A = the balls of radius ρ = noise_std √d (1 + u) about the samples. p̂_σ(A) ≥
     P(χ²_d ≤ ρ²/σ²), and E p_σ(A) ≤ n P(‖X − X' + σ z‖² ≤ ρ²) ≤ n e^{a ρ²} (E e^{−a (U − U' + σ z)²})^d
-    (Markov), best over a ≥ 0 and u on a grid.
+    (Markov), best over a ≥ 0 and u on a grid. Raises `ValueError` unless n >= 1 and `noise_std` > 0.
     """
     from scipy.stats import chi2
 

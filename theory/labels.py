@@ -53,7 +53,7 @@ def class_prior(labels: object, classes: int | None = None) -> Float[np.ndarray,
 
 
 def require_prior(prior: Float[Array, " K"], classes: int | None) -> None:
-    """Refuse a prior that is not positive with sum 1, or not of the right length."""
+    """Raise `ValueError` for a prior that is not positive with sum 1, or not of the right length."""
     require(classes is None or prior.shape == (classes,), "prior", f"shape {prior.shape}", f"of length {classes}")
     if not is_concrete(prior):
         return
@@ -64,7 +64,7 @@ def require_prior(prior: Float[Array, " K"], classes: int | None) -> None:
 
 
 def require_transition(matrix: Float[Array, "..."]) -> None:
-    """Refuse a matrix with negative entries or rows that do not sum to 1."""
+    """Raise `ValueError` for a matrix that is not square, has negative entries, or rows that do not sum to 1."""
     require(matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1], "matrix", f"shape {matrix.shape}", "square")
     if not is_concrete(matrix):
         return
@@ -95,25 +95,37 @@ class LabelCorruption(eqx.Module):
         return jax.vmap(self.law)(jnp.arange(self.classes))
 
     def fraction_changed(self, prior: Float[Array, " K"]) -> Float[Array, ""]:
-        """P(observed ≠ true) when the true class has the given prior (positive, sum 1)."""
+        """P(observed ≠ true) when the true class has the given prior (positive, sum 1).
+
+        Raises `ValueError` unless `prior` is positive, of length K and sum 1.
+        """
         require_prior(prior, self.classes)
         return 1 - prior @ jnp.diagonal(self.transition())
 
     def observed(self, prior: Float[Array, " K"]) -> Float[Array, " K"]:
-        """Prior of the observed class."""
+        """Prior of the observed class.
+
+        Raises `ValueError` unless `prior` is positive, of length K and sum 1.
+        """
         require_prior(prior, self.classes)
         return prior @ self.transition()
 
     def posterior(self, prior: Float[Array, " K"]) -> Float[Array, "K K"]:
         """P(true class | observed class): rows by observed class, each summing to 1. (NaN for a class never
-        observed.)"""
+        observed.)
+
+        Raises `ValueError` unless `prior` is positive, of length K and sum 1.
+        """
         require_prior(prior, self.classes)
         joint = prior[:, None] * self.transition()
         return (joint / jnp.sum(joint, axis=0)).T
 
 
 class LabelFlip(LabelCorruption):
-    """Flips by a transition matrix with rows summing to 1; see `symmetric_flip` and `asymmetric_flip`."""
+    """Flips by a transition matrix with rows summing to 1; see `symmetric_flip` and `asymmetric_flip`.
+
+    Raises `ValueError` for any other matrix.
+    """
 
     matrix: Float[Array, "..."]
 
@@ -140,7 +152,7 @@ def symmetric_flip(prior: Float[Array, " K"], eta: ScalarLike) -> LabelFlip:
     *others* (SC, section 3).
 
     T[y, y'] = eta prior_y' / (1 − prior_y), y' ≠ y; T[y, y] = 1 − eta: never the same class. Prior positive,
-    K ≥ 2.
+    K ≥ 2. Raises `ValueError` outside these ranges.
     """
     require_prior(prior, None)
     require(
@@ -158,7 +170,8 @@ def asymmetric_flip(prior: Float[Array, " K"], eta: ScalarLike, groups: Int[Arra
 
     Within a group another class is drawn by the prior, as in `symmetric_flip`; a class alone in its group is
     never flipped.
-    So the share changed is eta times the prior of the groups with two classes or more (`fraction_changed`).
+    So the share changed is eta times the prior of the groups with two classes or more (`fraction_changed`). Raises
+    `ValueError` for another `prior` or `eta` than `symmetric_flip` takes, or `groups` of another length.
     """
     require_prior(prior, None)
     require(groups.shape == prior.shape, "groups", f"shape {groups.shape}", f"of the prior's shape {prior.shape}")
@@ -182,7 +195,7 @@ class CaptionSwap(LabelCorruption):
 
     The classes are the captions 0 ... n − 1 themselves; the permutation is uniform among the n! / (2^m m! (n
     − 2m)!) that are m disjoint transpositions, its own inverse, and changes exactly 2m captions.
-    **Arguments:** `n` ≥ 2, `eta` in [0, 1].
+    **Arguments:** `n` ≥ 2, `eta` in [0, 1]. Raises `ValueError` outside these ranges.
     """
 
     n: int = eqx.field(static=True)
@@ -227,7 +240,10 @@ class CaptionSwap(LabelCorruption):
 
     def class_transition(self, counts: Int[Array, " K"]) -> Float[Array, "K K"]:
         """P(caption of class b | image of class a) when class k has counts[k] ≥ 1 of the n samples; to see
-        swaps as flips."""
+        swaps as flips.
+
+        Raises `ValueError` unless the counts add up to n.
+        """
         require(int(np.sum(counts)) == self.n, "counts", int(np.sum(counts)), f"of sum n = {self.n}")
         require(bool(np.all(np.asarray(counts) >= 1)), "counts", counts, "at least 1: no empty class")
         share = 2 * self.pairs / self.n

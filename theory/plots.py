@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from theory._checks import require
 from theory.canvas import BLACK, BLUE, DASHES, GREEN, ORANGE, PALETTE, VERMILION, style
 from theory.conditions import Conditions, Curve, Optimum
 from theory.image_advice import ImageAdvice, PathAdvice
 from theory.settings import Settings
+from theory.spectra import PowerLaw
 from theory.whitening import ClassStatistics
 
 if TYPE_CHECKING:
@@ -189,30 +189,27 @@ def power_spectrum_fit(advice: ImageAdvice) -> "Figure":
         axes.plot(radius[positive], power[positive], "o", color=BLUE, label="measured (ring average)")
         if advice.law is not None:
             fine = np.geomspace(radius[positive][0], radius[-1], 200)
-            axes.plot(fine, _law_at(advice, fine), color=VERMILION, label=_law_label(advice))
+            axes.plot(fine, _law_at(advice.law, fine), color=VERMILION, label=_law_label(advice.law))
         axes.set_xscale("log")
         axes.set_yscale("log")
         _plain_ticks(axes, radius[-1])
         axes.set_xlabel("frequency |f| (cycles per image)")
         axes.set_ylabel("power (data units squared)")
-        axes.set_title(f"zero frequency: measured {_short(power[0])}" + _law_at_zero(advice))
+        axes.set_title(f"zero frequency: measured {_short(power[0])}" + _law_at_zero(advice.law))
         _legend(axes)
     return figure
 
 
-def _law_at(advice: ImageAdvice, radius: np.ndarray) -> np.ndarray:
-    require(advice.law is not None, "advice", "no fit", "one with a fitted power law")
-    c1, c2, m = advice.law  # type: ignore[misc]
-    return c1 / (c2 + radius) ** m
+def _law_at(law: PowerLaw, radius: np.ndarray) -> np.ndarray:
+    return law.c1 / (law.c2 + radius) ** law.m
 
 
-def _law_label(advice: ImageAdvice) -> str:
-    c1, c2, m = advice.law  # type: ignore[misc]
-    return f"{c1:.2f} / ({_short(c2)} + |f|)$^{{{m:.2f}}}$"
+def _law_label(law: PowerLaw) -> str:
+    return f"{law.c1:.2f} / ({_short(law.c2)} + |f|)$^{{{law.m:.2f}}}$"
 
 
-def _law_at_zero(advice: ImageAdvice) -> str:
-    return "" if advice.law is None else f", fit {_short(float(_law_at(advice, np.zeros(1))[0]))}"
+def _law_at_zero(law: PowerLaw | None) -> str:
+    return "" if law is None else f", fit {_short(float(_law_at(law, np.zeros(1))[0]))}"
 
 
 def _plain_ticks(axes: "Axes", largest: float) -> None:

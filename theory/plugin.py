@@ -32,35 +32,10 @@ import numpy as np
 from jaxtyping import Float
 
 from theory._checks import require
+from theory.roots import symmetric_power, trace_root_gains
 from theory.whitening import moments
-from theory.wishart import time_grid
 
 Moments = tuple[Float[np.ndarray, " r"], Float[np.ndarray, "r r"]]
-
-
-def trace_sqrt_gain(
-    cov: Float[np.ndarray, "r r"], vectors: Float[np.ndarray, "v r"], s: Float[np.ndarray, " g"]
-) -> Float[np.ndarray, "v g"]:
-    """I(s) = tr (A + s u u')^(1/2) - tr A^(1/2) >= 0 for A = `cov` (positive semi-definite), each u of `vectors`,
-    each s >= 0.
-
-    By the integral in the module's text, one eigendecomposition for all; no cancellation. Relative error about 1e-9.
-    """
-    values, basis = np.linalg.eigh(cov)
-    values = np.where(values > values[-1] * 1e-15 * len(values), values, 0.0)
-    squares = (vectors @ basis) ** 2
-    scale = float(values[-1] + squares.sum(axis=1).max())
-    if scale <= 0.0:
-        return np.zeros((len(vectors), len(s)))
-    times, weights = time_grid(scale, singular=True)
-    resolvents = squares @ (1.0 / (times + values[:, None]))
-    return np.einsum("vts,t->vs", np.log1p(resolvents[:, :, None] * s), weights)
-
-
-def symmetric_sqrt(cov: Float[np.ndarray, "r r"]) -> Float[np.ndarray, "r r"]:
-    """Square root of a positive semi-definite matrix; eigenvalues below zero (rounding) count as zero."""
-    values, vectors = np.linalg.eigh(cov)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +54,7 @@ class Population:
     def of(cls, points: Float[np.ndarray, "n r"]) -> "Population":
         """The Gaussian with the moments of the points (biased covariance)."""
         mean, cov = moments(points)
-        return cls(mean, symmetric_sqrt(cov))
+        return cls(mean, symmetric_power(cov, 0.5))
 
     def gain(self, training: Moments, s: Float[np.ndarray, " g"]) -> Float[np.ndarray, " g"]:
         """g(s) of one training set: W2^2(clean) - W2^2(corrupted) at every s in [0, 1]."""
@@ -89,7 +64,7 @@ class Population:
         self, means: Float[np.ndarray, "v r"], cov: Float[np.ndarray, "r r"], s: Float[np.ndarray, " g"]
     ) -> Float[np.ndarray, "v g"]:
         squares, overlaps = np.sum(means**2, axis=1)[:, None], (means @ self.mean)[:, None]
-        increment = trace_sqrt_gain(self.root @ cov @ self.root, means @ self.root, s)
+        increment = trace_root_gains(self.root @ cov @ self.root, means @ self.root, s)
         return s * (1.0 - s) * squares - 2.0 * s * overlaps + 2.0 * increment
 
     def training_set(self, n: int, rng: np.random.Generator) -> Moments:
@@ -201,7 +176,7 @@ def held_out(
     """Compare one class with a Gaussian model of it; see `HeldOut`. Needs n >= 4.
 
     Halves overlap from one split to the next, so averages over splits are noisier than their number suggests. A model
-    fitted to these very points is bound to agree more than it should.
+    fitted to these very points is bound to agree more than it should. Raises `ValueError` for fewer.
     """
     n = len(points)
     require(n >= 4, "points", f"{n} points", "at least 4, two for each half")
@@ -213,7 +188,7 @@ def held_out(
 
 
 def _judge(training: Moments, judge: Moments, s: float) -> tuple[float, float, float]:
-    population = Population(judge[0], symmetric_sqrt(judge[1]))
+    population = Population(judge[0], symmetric_power(judge[1], 0.5))
     gain = float(population.gain(training, np.array([s]))[0])
     return gain, population.squared_distance(training), float(np.sum((training[0] - judge[0]) ** 2))
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from theory.canvas import png
 from theory.claims.claim import Claim
 from theory.claims.decide import Decision
-from theory.verdicts import number_list, summary
+from theory.verdicts import number_lines, summary
 
 STYLE = resources.files("theory").joinpath("report.css").read_text(encoding="utf-8")
 
@@ -87,8 +87,9 @@ def _proof(claim: Claim) -> str:
 def _counterexample(decision: Decision) -> str:
     if decision.counterexample is None:
         return ""
-    case, numbers = number_list(decision.counterexample), number_list(decision.numbers or {})
-    return f"<dt>smallest counterexample</dt><dd>{html.escape(case)}<br>where {html.escape(numbers)}</dd>"
+    lines = [*number_lines(decision.counterexample), "where", *number_lines(decision.numbers or {})]
+    shown = "<br>".join(html.escape(line) for line in lines)
+    return f"<dt>smallest counterexample</dt><dd>{shown}</dd>"
 
 
 def _claim(claim: Claim, decision: Decision) -> str:

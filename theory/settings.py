@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from theory._checks import require
 from theory.discretisation import SAMPLERS
+from theory.training_sets import condition_share
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Settings:
 
     def noise_ratio(self, noise_std: float) -> float:
         """s = noise_std^2 / (cond_norm^2 + noise_std^2), in [0, 1]."""
-        return 1.0 if math.isinf(noise_std) else noise_std**2 / (self.cond_norm**2 + noise_std**2)
+        return condition_share(noise_std / self.cond_norm)
 
     def noise_for(self, s: float) -> float:
         """The noise_std with a given s in [0, 1]; infinite for s = 1."""

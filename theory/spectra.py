@@ -19,12 +19,17 @@ from scipy.optimize import least_squares
 
 from theory._checks import require, require_finite
 
-SMALLEST_C2, LARGEST_C2 = 1e-6, 1e3
-"""Range of c2 that a fit searches, in units of one integer frequency."""
+SMALLEST_C2 = 1e-6
+"""The least c2 of a fit, in units of one integer frequency: as good as 0, but finite at f = 0."""
+LARGEST_M = 10.0
+"""The largest exponent of a fit; that of natural images is about 2."""
 
 
 def integer_frequencies(shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
-    """|f|, the Euclidean norm of the signed integer frequency, on a grid of `shape` in FFT order; float64."""
+    """|f|, the Euclidean norm of the signed integer frequency, on a grid of `shape` in FFT order; float64.
+
+    Raises `ValueError` unless `shape` holds positive integers.
+    """
     require(len(shape) > 0 and min(shape) >= 1, "shape", shape, "a tuple of positive integers")
     axes = [np.fft.fftfreq(n, d=1 / n) for n in shape]
     return np.sqrt(sum(np.square(axis) for axis in np.meshgrid(*axes, indexing="ij")))
@@ -66,10 +71,36 @@ class PowerLaw(NamedTuple):
         require(self.c1 > 0 and self.c2 > 0, "PowerLaw", tuple(self), "one with c1 > 0 and c2 > 0")
         return self.c1 / np.abs(self.c2 + integer_frequencies(shape)) ** self.m
 
+    def error(self, spectrum: Float[np.ndarray, "..."]) -> float:
+        """Root mean square of log D - log of this law over the frequencies with D > 0: 0.1 is 10 % off.
+
+        `spectrum`: D on a grid in FFT order. Raises `ValueError` unless c1, c2 > 0 and D > 0 somewhere.
+        """
+        used = spectrum > 0
+        require(bool(np.any(used)), "spectrum", "no entry above 0", "positive at some frequency")
+        logs = np.log(spectrum[used].astype(np.float64)) - np.log(self.spectrum(spectrum.shape)[used])
+        return float(np.sqrt(np.mean(logs**2)))
+
+    def at_limit(self, shape: tuple[int, ...]) -> bool:
+        """Whether c2 or m lies at the upper end of what `fit_power_law` searches on a grid of `shape`.
+
+        A fit that does describes no power law: the spectrum bends over its whole range, as an exponential does, or
+        falls faster than any power up to `LARGEST_M`. Raises `ValueError` for a bad `shape`.
+        """
+        near = 1 - 1e-3  # the search stays inside its bounds, by less than this
+        return self.c2 >= near * _largest(shape) or self.m >= near * LARGEST_M
+
+
+def _largest(shape: tuple[int, ...]) -> float:
+    return float(integer_frequencies(shape).max())
+
 
 def fit_power_law(spectrum: Float[np.ndarray, "..."]) -> PowerLaw:
-    """The power law that fits log D best: least squares over all frequencies with D > 0, outliers weighing
-    less.
+    """The power law that fits log D best: least squares over all frequencies with D > 0, outliers weighing less.
+
+    Searched are c1 > 0, 1e-6 <= c2 <= the largest |f| of the grid, and 0 <= m <= `LARGEST_M` = 10. There is always a
+    best law within; whether it describes the spectrum is told by `PowerLaw.error` (how far off it is) and
+    `PowerLaw.at_limit` (whether it lies at the upper end of c2 or m, as on 8 x 8 digits: then no power law fits).
 
     Every frequency of the grid counts once, so a radius weighs as much as it has frequencies. Given c2 the
     fit is linear: the best of 60 values of c2 starts a bounded least-squares search (SciPy) with the soft-L1
@@ -90,10 +121,10 @@ def fit_power_law(spectrum: Float[np.ndarray, "..."]) -> PowerLaw:
     def residual(parameters: Float[np.ndarray, "3"]) -> Float[np.ndarray, " k"]:
         return parameters[0] - parameters[2] * np.log(np.exp(parameters[1]) + radius) - log_d
 
-    candidates = np.linspace(math.log(SMALLEST_C2), math.log(LARGEST_C2), 60)
+    low, high = [-np.inf, math.log(SMALLEST_C2), 0.0], [np.inf, math.log(_largest(spectrum.shape)), LARGEST_M]
+    candidates = np.linspace(low[1], high[1], 60)
     starts = [_linear_fit(c2, radius, log_d) for c2 in candidates]
     start = min(starts, key=lambda parameters: float(np.sum(residual(parameters) ** 2)))
-    low, high = [-np.inf, np.log(SMALLEST_C2), 0.0], [np.inf, np.log(LARGEST_C2), np.inf]
     options = {"bounds": (low, high), "loss": "soft_l1", "x_scale": "jac", "xtol": 1e-14, "ftol": 1e-14}
     found = least_squares(residual, np.clip(start, low, high), gtol=1e-14, **options).x
     return PowerLaw(float(np.exp(found[0])), float(np.exp(found[1])), float(found[2]))
@@ -102,7 +133,8 @@ def fit_power_law(spectrum: Float[np.ndarray, "..."]) -> PowerLaw:
 def _linear_fit(
     log_c2: float, radius: Float[np.ndarray, " k"], log_d: Float[np.ndarray, " k"]
 ) -> Float[np.ndarray, "3"]:
-    """(log c1, log c2, m) of least squares for a given c2, with m >= 0."""
-    design = np.stack([np.ones_like(radius), -np.log(np.exp(log_c2) + radius)], axis=1)
-    log_c1, slope = np.linalg.lstsq(design, log_d, rcond=None)[0]
-    return np.array([log_c1, log_c2, slope]) if slope >= 0 else np.array([log_d.mean(), log_c2, 0.0])
+    """(log c1, log c2, m) of least squares for a given c2, with 0 <= m <= LARGEST_M."""
+    falls = -np.log(np.exp(log_c2) + radius)
+    design = np.stack([np.ones_like(radius), falls], axis=1)
+    slope = np.clip(np.linalg.lstsq(design, log_d, rcond=None)[0][1], 0.0, LARGEST_M)
+    return np.array([np.mean(log_d - slope * falls), log_c2, slope])

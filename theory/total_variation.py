@@ -49,7 +49,10 @@ class Line:
     @staticmethod
     def mixture(weights: object, means: object, stds: object) -> "Line":
         """Mixture of N(means, stds²), each argument array-like of one length; weights > 0 are normalised to
-        sum 1."""
+        sum 1.
+
+        Raises `ValueError` for other lengths, weights or stds, or entries that are not finite.
+        """
         w, m, s = (np.atleast_1d(np.asarray(a, dtype=np.float64)) for a in (weights, means, stds))
         require(
             w.shape == m.shape == s.shape and w.ndim == 1,
@@ -82,7 +85,10 @@ class Line:
         return Line.points(x, w * np.broadcast_to(np.asarray(function(x), dtype=np.float64), x.shape))
 
     def smoothed(self, noise_std: float) -> "Line":
-        """The law of X + noise_std · ε; noise_std ≥ 0."""
+        """The law of X + noise_std · ε; noise_std ≥ 0.
+
+        Raises `ValueError` for another `noise_std`.
+        """
         require(math.isfinite(noise_std) and noise_std >= 0, "noise_std", noise_std, "finite and at least 0")
         return Line(self.weights, self.means, np.hypot(self.stds, noise_std))
 
@@ -128,7 +134,10 @@ def panel_rule(
 
 def common_grid(p: Line, q: Line, per_std: int = GRID_PER_STD) -> Float[np.ndarray, " n"]:
     """An even grid over all the mass of two lines without atoms, `per_std` points per smallest standard
-    deviation."""
+    deviation.
+
+    Raises `ValueError` where there are atoms, or where it would take more than 2e6 points.
+    """
     means, stds = np.concatenate([p.means, q.means]), np.concatenate([p.stds, q.stds])
     require(bool(np.all(stds > 0)), "noise_std", 0.0, "positive where a distribution has atoms")
     low, high = np.min(means - REACH * stds), np.max(means + REACH * stds)
@@ -154,7 +163,10 @@ def total_variation(p: Line, q: Line, *, noise_std: float = 0.0) -> float:
 
 def shifted_gaussians(distance: float, noise_std: float) -> float:
     """TV(N(x, noise_std² I), N(y, noise_std² I)) for ‖x − y‖ = distance ≥ 0: erf(distance / (2√2 noise_std)),
-    in any dimension."""
+    in any dimension.
+
+    Raises `ValueError` for a negative distance or `noise_std` <= 0.
+    """
     require(bool(distance >= 0), "distance", distance, "at least 0")
     require(bool(noise_std > 0), "noise_std", noise_std, "positive")
     return float(erf(distance / (2 * math.sqrt(2) * noise_std)))
@@ -162,13 +174,19 @@ def shifted_gaussians(distance: float, noise_std: float) -> float:
 
 def contraction(tv: float, diameter: float, noise_std: float) -> float:
     """Sharp bound on TV(P_σ, Q_σ) for P, Q with TV(P, Q) = tv on a set of the given diameter (sharpens AO,
-    Theorem 4.2)."""
+    Theorem 4.2).
+
+    Raises `ValueError` for `tv` outside [0, 1], a negative diameter or `noise_std` <= 0.
+    """
     require(bool(0 <= tv <= 1), "tv", tv, "in [0, 1]")
     return tv * shifted_gaussians(diameter, noise_std)
 
 
 def contraction_printed(tv: float, diameter: float, noise_std: float) -> float:
-    """AO, Theorem 4.2, as printed: tv · diameter / (2 noise_std). May exceed 1."""
+    """AO, Theorem 4.2, as printed: tv · diameter / (2 noise_std). May exceed 1.
+
+    Raises `ValueError` for `tv` outside [0, 1], a negative diameter or `noise_std` <= 0.
+    """
     require(bool(0 <= tv <= 1), "tv", tv, "in [0, 1]")
     require(bool(noise_std > 0), "noise_std", noise_std, "positive")
     return tv * diameter / (2 * noise_std)
@@ -176,7 +194,10 @@ def contraction_printed(tv: float, diameter: float, noise_std: float) -> float:
 
 def large_noise(p: Line, q: Line, noise_std: float) -> tuple[float, float]:
     """TV(P_σ, Q_σ) to first order in 1/σ, and a bound on the error, for distributions on [0, 1] (atoms
-    only)."""
+    only).
+
+    Raises `ValueError` for other distributions.
+    """
     inside = all(np.all(line.stds == 0) and np.all((line.means >= 0) & (line.means <= 1)) for line in (p, q))
     require(inside, "p, q", "points outside, or Gaussian components", "atoms in [0, 1]")
     leading = abs(p.mean() - q.mean()) / (math.sqrt(2 * math.pi) * noise_std)
@@ -185,16 +206,23 @@ def large_noise(p: Line, q: Line, noise_std: float) -> tuple[float, float]:
 
 def _difference_at_roots(a: Line, b: Line) -> Float[np.ndarray, " k"]:
     """F_a − F_b at the roots of a.pdf − b.pdf, bisected from the sign changes on the grid."""
-    x = common_grid(a, b)
-    sign = np.sign(a.pdf(x) - b.pdf(x))
+    x, sign_at = common_grid(a, b), _sign_of_difference(a, b)
+    sign = sign_at(x)
     seen = np.flatnonzero(sign)
     change = np.flatnonzero(np.diff(sign[seen]))
     low, high, below = x[seen[change]], x[seen[change + 1]], sign[seen[change]]
     for _ in range(16):  # to 5e-7 std, whose square is the error
         middle = (low + high) / 2
-        left = np.sign(a.pdf(middle) - b.pdf(middle)) == below
+        left = sign_at(middle) == below
         low, high = np.where(left, middle, low), np.where(left, high, middle)
     return a.cdf(low) - b.cdf(low)
+
+
+def _sign_of_difference(a: Line, b: Line) -> Callable[[np.ndarray], np.ndarray]:
+    """The sign of a.pdf − b.pdf, as one mixture with signed weights; no atoms."""
+    heights = np.concatenate([a.weights / a.stds, -b.weights / b.stds])
+    both = Line(heights, np.concatenate([a.means, b.means]), np.concatenate([a.stds, b.stds]))
+    return lambda x: np.sign(_by_blocks(x, lambda z: np.exp(-0.5 * z**2) @ heights, both))
 
 
 def _by_blocks(x: np.ndarray, sum_over: Callable[[np.ndarray], np.ndarray], line: Line) -> np.ndarray:

@@ -42,7 +42,8 @@ from theory._training_draws import (
     draw_training_sets,
     null_space_slope,
 )
-from theory.wishart import check_sizes, draw_resolvent_at, kappa, mean_root, rank_one_root_trace
+from theory.roots import rank_one_root_trace
+from theory.wishart import check_sizes, draw_resolvent_at, kappa, mean_root
 
 __all__ = [
     "Bracket",
@@ -70,7 +71,11 @@ _Z95 = 1.959963984540054
 
 
 def condition_share(noise_std: float) -> float:
-    """s = γ²/(1+γ²) in [0, 1] for γ = `noise_std` >= 0; 1 for an infinite one."""
+    """s = γ²/(1+γ²) in [0, 1] for γ = `noise_std` >= 0; 1 for an infinite one.
+
+    The form of `theory.linear.condition_noise_ratio` for a Python number, in float64 whatever JAX is set to. Raises
+    `ValueError` for a negative or missing (NaN) `noise_std`.
+    """
     require(noise_std >= 0, "noise_std", noise_std, "at least 0")
     return noise_std**2 / (1 + noise_std**2) if noise_std <= 1 else 1 / (1 + noise_std**-2)
 
@@ -90,7 +95,10 @@ def _noise_of(s: float) -> float:
 
 
 def conditional_variance(n: int) -> float:
-    """Var(x_i | Σ_j x_j) for x_1 ... x_n iid N(mu, I), n >= 2: the factor (n-1)/n of the identity (SC Lemma 5)."""
+    """Var(x_i | Σ_j x_j) for x_1 ... x_n iid N(mu, I), n >= 2: the factor (n-1)/n of the identity (SC Lemma 5).
+
+    Raises `ValueError` for n < 2.
+    """
     check_sizes(n, 1)
     return (n - 1) / n
 
@@ -131,7 +139,10 @@ def entropy_gap(n: int, d: int, mean_square: float, noise_std: float) -> float:
 
 
 def entropy_gap_slope(n: int, d: int, mean_square: float) -> float:
-    """The gap's derivative with respect to s (and γ²) at 0: (n a + d)/(2 (n-d-2)); infinite for d < n <= d + 2."""
+    """The gap's derivative with respect to s (and γ²) at 0: (n a + d)/(2 (n-d-2)); infinite for d < n <= d + 2.
+
+    Raises `ValueError` for n <= d or where `wasserstein_gain` does.
+    """
     _check_entropy(n, d, mean_square)
     return (n * mean_square + d) / (2 * (n - d - 2)) if n > d + 2 else math.inf
 
@@ -142,6 +153,7 @@ def entropy_gap_bounds(n: int, d: int, mean_square: float, noise_std: float) -> 
     With x = s (n a + d)/(n-d): Jensen for the convex D -> log(1 + s N/D), log(1+X) >= X/(1+X) and Cauchy-Schwarz give
     low = ½ x/(1 + x (1 + 2(d + 2na)/(na + d)²)); Jensen for the concave log gives high = ½ log(1 + x (n-d)/(n-d-2)),
     infinite for n <= d + 2. With d/n bounded below 1 both are of the order of s (a + d/n): there is no factor d.
+    Raises `ValueError` for n <= d or where `wasserstein_gain` does.
     """
     _check_entropy(n, d, mean_square)
     s, total = condition_share(noise_std), n * mean_square + d
@@ -164,7 +176,8 @@ def floored_entropy_gap(
     """E of the entropy gap after noise of variance `floor` > 0 is added to both outputs, in nats; n <= d included.
 
     E ½ log(1 + s m^T (S + floor I)^-1 m), by Monte Carlo. As floor -> 0 it tends to `entropy_gap` for n > d and to
-    infinity for n <= d, where corruption adds a dimension to a degenerate law.
+    infinity for n <= d, where corruption adds a dimension to a degenerate law. Raises `ValueError` for another
+    `floor` or where `wasserstein_gain` does.
     """
     check_setting(n, d, mean_square)
     require(0 < floor < math.inf, "floor", floor, "finite and above 0")
@@ -211,7 +224,8 @@ def mean_gain(n: int, d: int, mean_square: float, *, s: float) -> float:
     """The mean's part of the gain, E||m - mu||² - E||(1-s) m - mu||² = (2s - s²) d/n - s² a: shrinkage as in James
     and Stein.
 
-    Positive for s < 2d/(d + na), largest at s = d/(d + na). Needs 0 <= s <= 1.
+    Positive for s < 2d/(d + na), largest at s = d/(d + na). Needs 0 <= s <= 1. Raises `ValueError` for another s or
+    where `wasserstein_gain` does.
     """
     check_setting(n, d, mean_square)
     require(0 <= s <= 1, "s", s, "in [0, 1]")
@@ -225,13 +239,16 @@ def wasserstein_gain(
 
     n >= 2, d >= 1 (n <= d included), `mean_square` = ||mu||² >= 0, `noise_std` in [0, inf]. Returns the estimate and
     its standard error; draws default to `default_draws(d)` and are shared between calls of the same n, d and seed, so
-    curves in `noise_std` are smooth.
+    curves in `noise_std` are smooth. Raises `ValueError` outside these ranges.
     """
     return _gain(n, d, mean_square, draws, seed).value(condition_share(noise_std))
 
 
 def gain_slope(n: int, d: int, mean_square: float) -> float:
-    """dG/ds (and dG/dγ²) at 0: 2d/n + (κ-1)(a + d/n) >= 2d/n; infinite for n <= d + 1. Exact."""
+    """dG/ds (and dG/dγ²) at 0: 2d/n + (κ-1)(a + d/n) >= 2d/n; infinite for n <= d + 1. Exact.
+
+    Raises `ValueError` where `wasserstein_gain` does.
+    """
     check_setting(n, d, mean_square)
     return 2 * d / n + (kappa(n, d) - 1) * (mean_square + d / n)
 
@@ -239,7 +256,9 @@ def gain_slope(n: int, d: int, mean_square: float) -> float:
 def optimal_noise_std(n: int, d: int, mean_square: float, *, draws: int | None = None, seed: int = 0) -> Bracket:
     """The noise_std with the largest gain, with 95 % limits; infinite where the gain still rises at s = 1.
 
-    The limits are s* ± 1.96 standard errors of the slope over the curvature, taken to the scale of noise_std.
+    The limits are s* ± 1.96 standard errors of the slope over the curvature, taken to the scale of noise_std. Raises
+    `ValueError` where `wasserstein_gain` does, or where the standard error is too large to see that slight corruption
+    helps.
     """
     gain = _gain(n, d, mean_square, draws, seed)
     return _bracket(*_optimum(gain))
@@ -273,7 +292,8 @@ def _bracket(s: float, error: float) -> Bracket:
 def helpful_limit(n: int, d: int, mean_square: float, *, draws: int | None = None, seed: int = 0) -> Bracket:
     """The largest noise_std that does not hurt (gain >= 0), with 95 % limits; infinite where every noise helps.
 
-    Corruption helps exactly below it, since the gain is concave with G(0) = 0 and G'(0) > 0.
+    Corruption helps exactly below it, since the gain is concave with G(0) = 0 and G'(0) > 0. Raises `ValueError`
+    where `wasserstein_gain` does, or where the standard error is too large to see that slight corruption helps.
     """
     gain = _gain(n, d, mean_square, draws, seed)
     last = gain.value(1.0)
@@ -290,6 +310,7 @@ def large_n_coefficients(d: int, mean_square: float) -> tuple[float, float]:
     """(A, B) of the gain at large n: G = s A/n - s² B + ..., A = 2d + (3d+7)a/8, B = a + a²/4.
 
     So s* ~ A/(2nB), corruption helps for n γ² < A/B, and the best gain is A²/(4 B n²). Needs d << n and s << 1.
+    Raises `ValueError` for d < 1 or a negative or infinite `mean_square`.
     """
     check_sizes(2, d)
     require(0 <= mean_square < math.inf, "mean_square", mean_square, "finite and at least 0")

@@ -1,7 +1,9 @@
 """Verdicts for people: a progress bar while claims are decided, the table, and one claim told in full."""
 
+import dataclasses
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -10,6 +12,8 @@ from theory.claims.claim import Claim
 from theory.claims.decide import Decision, decide_all
 
 WIDTH = 110
+LARGEST_SHOWN = 36
+"""Arrays with more entries than this are told by shape and range."""
 
 
 def decide_with_progress(
@@ -55,19 +59,60 @@ def summary(decisions: Sequence[Decision]) -> str:
     return f"{len(decisions)} claims: {parts}; {cases} cases; {ending}."
 
 
-def number_text(value: object) -> str:
-    """A number or small array of a case in at most 8 digits."""
-    if isinstance(value, float | np.floating):
-        return f"{float(value):.8g}"
-    if isinstance(value, dict):
-        return "(" + number_list(value) + ")"
-    if isinstance(value, list | tuple | np.ndarray) or hasattr(value, "shape"):
-        return np.array2string(np.asarray(value), precision=6, separator=", ", threshold=36).replace("\n", "")
+def number_text(value: Any) -> str:
+    """A number of a case, or an array of them as nested lists, in at most 8 digits; large arrays by shape and range.
+
+    Never a `repr`: NumPy's and JAX's scalars and arrays print like Python's own.
+    """
+    group = _group(value)
+    if group is not None:
+        return "(" + number_list(group) + ")"
+    if value is None or isinstance(value, str | bool | np.bool_ | int | np.integer):
+        return str(value)
+    if isinstance(value, float | complex | np.inexact):
+        return f"{value + 0:.8g}"  # adding 0 turns -0 into 0
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(number_text, value)) + "]"
+    if hasattr(value, "shape"):
+        return _array_text(np.asarray(value))
     return str(value)
+
+
+def _array_text(array: np.ndarray) -> str:
+    if array.size <= LARGEST_SHOWN:
+        return number_text(array.tolist())
+    ends = f"{number_text(array.min())} to {number_text(array.max())}"
+    return f"{' x '.join(map(str, array.shape))} entries from {ends}"
+
+
+def _group(value: Any) -> dict[str, Any] | None:
+    """The named parts of a value that has them (a dictionary, a named tuple, a dataclass), else None."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return value._asdict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return value if isinstance(value, dict) else None
+
+
+def number_lines(numbers: Mapping[str, Any], *, label: str = "") -> list[str]:
+    """Named numbers, a line for those alone, `d = 2, noise_std = 1`, and one for each group, `rival: kl = 0.1, ...`."""
+    groups = {name: group for name, value in numbers.items() if (group := _group(value)) is not None}
+    alone = ", ".join(f"{name} = {number_text(value)}" for name, value in numbers.items() if name not in groups)
+    nested = [line for name, group in groups.items() for line in number_lines(group, label=f"{label}{name}: ")]
+    return [label + alone, *nested] if alone else nested
+
+
+def number_list(numbers: Mapping[str, Any]) -> str:
+    """`number_lines` on one line."""
+    return "; ".join(number_lines(numbers))
 
 
 def _paragraph(label: str, text: str) -> str:
     return textwrap.fill(text, WIDTH, initial_indent=f"{label:<16}", subsequent_indent=" " * 16)
+
+
+def _labelled(label: str, lines: Sequence[str]) -> list[str]:
+    return [_paragraph("" if i else label, line) for i, line in enumerate(lines)]
 
 
 def describe(claim: Claim, decision: Decision) -> str:
@@ -85,11 +130,6 @@ def describe(claim: Claim, decision: Decision) -> str:
     if decision.trouble:
         lines.append(_paragraph("trouble", decision.trouble))
     if decision.counterexample is not None:
-        lines.append(_paragraph("counterexample", number_list(decision.counterexample)))
-        lines.append(_paragraph("where", number_list(decision.numbers or {})))
+        lines += _labelled("counterexample", number_lines(decision.counterexample))
+        lines += _labelled("where", number_lines(decision.numbers or {}))
     return "\n".join(lines)
-
-
-def number_list(numbers: dict[str, object]) -> str:
-    """Named numbers on one line: `d = 2, noise_std = 1, ...`."""
-    return ", ".join(f"{name} = {number_text(value)}" for name, value in numbers.items())

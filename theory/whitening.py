@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 
 from theory._checks import require
 from theory.data import DataError, DataSet
+from theory.roots import symmetric_power
 
 WHITEN_CONDITION = 1e8
 """Directions in which classes vary less than the widest one by more than this (in variance) are not whitened."""
@@ -89,7 +90,7 @@ def principal_coordinates(data: DataSet, *, retain: float = 0.99) -> Coordinates
     return Coordinates(
         centre,
         components[:rank],
-        _inverse_sqrt(within[:rank, :rank]),
+        symmetric_power(within[:rank, :rank], -0.5),
         total,
         max(0.0, 1.0 - float(kept[rank - 1])),
         variances.size,
@@ -139,11 +140,6 @@ def _whitenable(within: Float[np.ndarray, "r r"]) -> int:
         regular = values[0] * WHITEN_CONDITION > max(values[-1], np.finfo(float).tiny)
         low, high = (middle, high) if regular else (low, middle - 1)
     return low
-
-
-def _inverse_sqrt(matrix: Float[np.ndarray, "r r"]) -> Float[np.ndarray, "r r"]:
-    values, vectors = np.linalg.eigh(matrix)
-    return (vectors / np.sqrt(values)) @ vectors.T
 
 
 def moments(points: Float[np.ndarray, "n r"]) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, "r r"]]:

@@ -31,9 +31,9 @@ from numpy.polynomial.legendre import leggauss
 from scipy.special import gammaln
 
 from theory._checks import require
+from theory.roots import time_grid
 
 _NODES = 16
-_STEP = 0.75
 _MARGIN = 9.0
 """Beyond the edges √dof ± √d of the singular values the density falls at least like exp(-margin²): 1e-35."""
 
@@ -48,7 +48,8 @@ def root_moment(dof: int, d: int, power: float) -> float:
     """Exact E tr W^power over the positive eigenvalues of W ~ Wishart_d(dof) with scale I_d; to about 1e-10 relative.
 
     `dof` >= 1 and `d` >= 1 (dof < d allowed: W is then singular, and only its positive eigenvalues count); `power` a
-    multiple of 1/2. Returns infinity where the moment is infinite, for power <= -(|dof - d| + 1)/2.
+    multiple of 1/2. Returns infinity where the moment is infinite, for power <= -(|dof - d| + 1)/2. Raises
+    `ValueError` for other arguments.
     """
     require(dof >= 1 and d >= 1, "dof, d", (dof, d), "at least 1")
     require(float(2 * power).is_integer(), "power", power, "a multiple of 1/2")
@@ -62,7 +63,8 @@ def root_moment(dof: int, d: int, power: float) -> float:
 def kappa(n: int, d: int) -> float:
     """κ(n, d) = E tr S^(-1/2) / d for the biased covariance S of n points of N(mu, I_d); exact to about 1e-10.
 
-    1 < sqrt(n/(n-1)) < κ; infinite for n <= d + 1. Large n: 1 + (3d+7)/(8n). Needs n >= 2, d >= 1.
+    1 < sqrt(n/(n-1)) < κ; infinite for n <= d + 1. Large n: 1 + (3d+7)/(8n). Needs n >= 2, d >= 1. Raises
+    `ValueError` outside these ranges.
     """
     check_sizes(n, d)
     if n <= d + 1:
@@ -73,7 +75,7 @@ def kappa(n: int, d: int) -> float:
 def mean_root(n: int, d: int) -> float:
     """E tr S^(1/2) / d for the biased covariance S of n points of N(mu, I_d), n <= d included; exact to about 1e-10.
 
-    In (0, 1); large n: 1 - (d+5)/(8n). Needs n >= 2, d >= 1.
+    In (0, 1); large n: 1 - (d+5)/(8n). Needs n >= 2, d >= 1. Raises `ValueError` outside these ranges.
     """
     check_sizes(n, d)
     return root_moment(n - 1, d, 0.5) / (d * math.sqrt(n))
@@ -189,17 +191,6 @@ class Resolvents(NamedTuple):
         return -((self.values / (1 + size[:, None] * self.values)) ** 2) @ self.weights
 
 
-def time_grid(scale: float, *, singular: bool) -> tuple[Float[np.ndarray, " grid"], Float[np.ndarray, " grid"]]:
-    """Times t and weights of (1/2π) ∫ t^(-1/2) f(t) dt: log-spaced about `scale`, the largest eigenvalue's size.
-
-    The ends leave out a relative 1e-10 (above) and, for smallest eigenvalues down to 1e-12 of the largest, 1e-5 of
-    one draw below; a singular matrix, where small changes live at small t, is integrated further down.
-    """
-    low, high = (-84.0 if singular else -51.0), 45.0
-    times = scale * np.exp(np.arange(low, high + _STEP, _STEP))
-    return times, np.sqrt(times) * (_STEP / (2 * math.pi))
-
-
 @lru_cache(maxsize=6)
 def draw_resolvents(dof: int, d: int, draws: int, seed: int) -> Resolvents:
     """`draws` independent continued fractions for Wishart_d(dof), dof >= 0. Cost draws x min(d, dof) x 128
@@ -234,19 +225,3 @@ def _resolvent(
     for k in reversed(range(a.shape[1])):
         h = times + a[:, k, None] / (1 + b[:, k, None] / h)
     return 1 / h
-
-
-def rank_one_root_trace(mean: Float[np.ndarray, " d"], cov: Float[np.ndarray, "d d"], s: float) -> float:
-    """tr (S + s m m^T)^(1/2) - tr S^(1/2) for one training set, by the trace identity: no cancellation at small s.
-
-    `mean` m and `cov` S (positive semi-definite, singular allowed), s >= 0. Relative error about 1e-9.
-    """
-    require(s >= 0, "s", s, "at least 0")
-    values, basis = np.linalg.eigh(np.asarray(cov, dtype=float))
-    values = np.where(values > values[-1] * 1e-15 * len(values), values, 0.0)
-    squares = s * (basis.T @ mean) ** 2
-    scale = float(values[-1] + np.sum(squares))
-    if scale == 0:
-        return 0.0
-    times, weights = time_grid(scale, singular=True)
-    return float(np.log1p((1 / (times[:, None] + values)) @ squares) @ weights)

@@ -133,14 +133,32 @@ def two_points() -> Sequence[Step]:
 
 
 def density_bounds() -> Sequence[Step]:
-    """AO-T1: how the corrected bound implies the printed one with the constant 1."""
+    """AO-T1*: both bounds, and how they imply AO-T1 with the constant 1."""
     x = sp.symbols("x", real=True)
     sigma, logs = sp.symbols("sigma L", nonnegative=True)
     sigma = sp.symbols("sigma", positive=True)
     kernel = sp.exp(-(x**2) / (2 * sigma**2)) / (sp.sqrt(2 * sp.pi) * sigma)
     half = sp.Rational(1, 2)
+    shift, share, n, delta, excess_w1 = sp.symbols("D F n delta epsilon", positive=True)
+    slope = sp.limit(sp.erf(shift / (2 * sp.sqrt(2) * sigma)) / shift, shift, 0)
+    tail = sp.exp(-2 * excess_w1**2 / (n * (1 / n) ** 2))  # McDiarmid: one point moves W1 by at most 1/n
+    found = sp.solve(sp.Eq(tail, delta), excess_w1)
     excess = (half + sp.sqrt(logs / 2)) ** 2 - (2 * half**2 + 2 * logs / 2)
     return [
+        Step(
+            r"$TV(N(x),N(y))\le|x-y|/(\sqrt{2\pi}\sigma)$: the slope at 0 of the concave error function "
+            r"(F-AO-FACT3*). So $TV\le W_1/(\sqrt{2\pi}\sigma)$.",
+            sp.simplify(slope - 1 / (sp.sqrt(2 * sp.pi) * sigma)),
+        ),
+        Step(
+            r"$E W_1=\int E|\hat F-F|\le\int_0^1\sqrt{F(1-F)/n}\,dx\le1/(2\sqrt n)$: $1/4-F(1-F)$ is a square.",
+            sp.expand(sp.Rational(1, 4) - share * (1 - share) - (share - half) ** 2),
+        ),
+        Step(
+            r"McDiarmid, steps of $1/n$: $W_1$ exceeds its mean by $\sqrt{\log(1/\delta)/(2n)}$ with probability at "
+            r"most $\delta$; so does $TV$, times its own step, $\mathrm{erf}(1/(2\sqrt2\sigma))/n$.",
+            sp.simplify(sp.expand_log(found[-1] ** 2 - sp.log(1 / delta) / (2 * n), force=True)),
+        ),
         Step(
             r"$\int k^2=1/(2\sqrt\pi\sigma)$: inside $[0,1]$, by Jensen, $\int\sqrt{E "
             r"k^2}\le(2\sqrt\pi\sigma)^{-1/2}$.",

@@ -16,19 +16,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from theory.claims.claim import Case, Outcome, at_most, identity, worst
-from theory.discretisation import Start, generated_variance, sampling_error
-from theory.fisher import diagonal_path_length
+from theory.discretisation import Start, generated_variance
 from theory.gaussian import Gaussian
 from theory.path_base import Path
 from theory.paths import PATHS, BuresPath, EqualAnglePath, ShortestPath
-from theory.spectra import PowerLaw
 
 Variances = Float[np.ndarray, " k"]
 EPS = float(np.finfo(np.float64).eps)
-NATURAL = PowerLaw(1.59, 0.0086, 2.0)
-"""SPD's spectrum of 32 x 32 natural images."""
 FREQUENCIES = 3
-METRICS = ("kl_generated_data", "kl_data_generated", "wasserstein2")
 
 
 def spectrum_of(case: Case) -> Variances:
@@ -106,7 +101,7 @@ def library_answer(name: str, spectrum: Variances, times: np.ndarray) -> Answer:
     return Answer(signal, noise, dict(zip(asked, rows[-len(asked) :], strict=True)))
 
 
-def _h(ratio: np.ndarray) -> np.ndarray:
+def excess(ratio: np.ndarray) -> np.ndarray:
     """KL(N(0, ratio) to N(0, 1)) = (ratio - 1 - log ratio)/2."""
     return (ratio - 1 - np.log(ratio)) / 2
 
@@ -147,36 +142,6 @@ def check_theorem_two(case: Case) -> Outcome:
     )
 
 
-PAPER_SAMPLERS = ("ddim", "ancestral_large")
-
-
-@cache
-def _shortest_errors(steps: int) -> Callable[..., Array]:
-    """The three errors, by sampler, on data of variance D of the shortest path made for another variance."""
-
-    @jax.jit
-    def errors(data: Array, path_for: Array) -> Array:
-        path = ShortestPath(path_for, basis="pixels")
-        return jnp.array([sampling_error(path, data, steps, sampler) for sampler in PAPER_SAMPLERS])
-
-    return errors
-
-
-def _charitably_at_most(first: np.ndarray, second: np.ndarray, **numbers: Any) -> Outcome:
-    """`first` <= `second` in at least one of the three errors: the best of three margins."""
-    outcomes = [at_most(a, b, **numbers) for a, b in zip(first, second, strict=True)]
-    return max(outcomes, key=lambda outcome: outcome.margin)
-
-
-def check_deviation(case: Case) -> Outcome:
-    """Errors on the shortest path, and on the one made for D^(1 + deviation): the same ends, a nearby path."""
-    data = np.array([case["D"]])
-    errors, sampler = _shortest_errors(case["steps"]), PAPER_SAMPLERS.index(case["sampler"])
-    exact, moved = (np.asarray(errors(data, data**power))[sampler] for power in (1.0, 1 + case["deviation"]))
-    shown = {"shortest": dict(zip(METRICS, exact, strict=True)), "deviating": dict(zip(METRICS, moved, strict=True))}
-    return _charitably_at_most(exact, moved, **shown)
-
-
 def _chain_divergence(signal: np.ndarray, noise: np.ndarray, variance: float) -> tuple[float, float]:
     """KL(law of x at all times, true to sampler) of one frequency, by dense triangular factors; and its rounding
     error.
@@ -208,11 +173,11 @@ def check_path_divergence(case: Case) -> Outcome:
     signal, noise, found = library_answer(case["path"], data, times_of(case))
     kept, added = signal[:, 0], noise[:, 0]
     v = kept**2 * case["D"] + added**2
-    total, steps = float(np.sum(_h(v[1:] / v[:-1]))), len(v) - 1
+    total, steps = float(np.sum(excess(v[1:] / v[:-1]))), len(v) - 1
     # between the path's own ends, in units of its last variance
     signal, noise, _ = library_answer("shortest", data / v[0], np.linspace(1.0, 0.0, steps + 1))
     u = (signal**2 * data / v[0] + noise**2)[:, 0]
-    least = float(np.sum(_h(u[1:] / u[:-1])))
+    least = float(np.sum(excess(u[1:] / u[:-1])))
     chain, rounding = _chain_divergence(kept, added, case["D"])
     generated = found["ancestral_large_noisy", "marginal"][:1]
     # each h errs by a few ε times the ratio it is taken of (and 1 where that is near 1)
@@ -221,44 +186,8 @@ def check_path_divergence(case: Case) -> Outcome:
     return worst(
         identity(chain, total, tolerance=rounding + slack, **shown),
         at_most(least, total, tolerance=slack, **shown),
-        at_most(float(_h(case["D"] / generated)[0]), chain, tolerance=rounding + slack, **shown),
+        at_most(float(excess(case["D"] / generated)[0]), chain, tolerance=rounding + slack, **shown),
     )
-
-
-RIVALS = ("vp_linear", "vp_cosine", "heat")
-GRID = (12, 12)
-
-
-@cache
-def _ranking(samplers: tuple[str, ...], steps: int) -> Callable[..., Array]:
-    """Three errors of each sampler, on the shortest path and on its rivals."""
-
-    @jax.jit
-    def errors(spectrum: Array) -> Array:
-        paths = [PATHS[name](spectrum) for name in ("shortest", *RIVALS)]
-        return jnp.array([[sampling_error(path, spectrum, steps, s) for path in paths] for s in samplers])
-
-    return errors
-
-
-def _law_errors(case: Case, samplers: tuple[str, ...]) -> np.ndarray:
-    spectrum = PowerLaw(case["c1"], case["c2"], case["m"]).spectrum(GRID)
-    return np.asarray(_ranking(samplers, case["steps"])(spectrum))
-
-
-def check_ranking(case: Case) -> Outcome:
-    """The three errors on the shortest path against a rival's: at least one is no larger."""
-    errors = _law_errors(case, PAPER_SAMPLERS)[PAPER_SAMPLERS.index(case["sampler"])]
-    mine, rival = errors[0], errors[1 + RIVALS.index(case["rival"])]
-    shown = {"shortest": dict(zip(METRICS, mine, strict=True)), "rival": dict(zip(METRICS, rival, strict=True))}
-    return _charitably_at_most(mine, rival, **shown)
-
-
-def check_natural_ranking(case: Case) -> Outcome:
-    """Ancestral, large variance, noise-free end: both divergences on the shortest path are below all rivals'."""
-    errors = _law_errors(case, ("ancestral_large",))[0, :, :2]
-    best = errors[1:].min(axis=0)
-    return worst(*(at_most(a, b, errors=errors) for a, b in zip(errors[0], best, strict=True)))
 
 
 def check_ancestral_shortest(case: Case) -> Outcome:
@@ -323,35 +252,6 @@ def check_equal_angles(case: Case) -> Outcome:
     )
 
 
-PRINTED_DDIM = {"equal_angle": (0.61, 0.63), "shortest": (5.37, 5.95)}
-
-
-@cache
-def _natural_errors(name: str) -> np.ndarray:
-    """DDIM's three errors in 50 steps on the 32 x 32 spectrum."""
-    found = jax.jit(lambda data: jnp.array(sampling_error(PATHS[name](data), data, 50, "ddim")))
-    return np.asarray(found(NATURAL.spectrum((32, 32))))
-
-
-def check_ddim_figures(case: Case) -> Outcome:
-    """Library errors on the 32 x 32 spectrum against the closed form, and against the figures recorded."""
-    data = NATURAL.spectrum((32, 32))
-    angle = np.linspace(0, math.pi / 2, 51)[:, None]
-    if case["path"] == "shortest":
-        tau = np.linspace(0, 1, 51)[:, None]
-        power = (1 - data.ravel() ** tau) / (1 - data.ravel())
-        angle = np.arctan2(np.sqrt(power * data.ravel()), np.sqrt(1 - power))
-    share = np.prod(np.cos(np.diff(angle, axis=0)) ** 2, axis=0) * np.ones(data.size)
-    closed = np.array([np.sum(_h(share)), np.sum(_h(1 / share))])
-    values = _natural_errors(case["path"])[:2]
-    # the plain formula's 1 - φ² keeps ε relative to 1, at the first step 1 - φ² > 1e-4: shares are right to 1e-11, and
-    # divergences, sums of terms (share - 1)²/4 > 1e-7, to 1e-9 at worst
-    return worst(
-        identity(values / closed, np.ones(2), tolerance=1e-8, found=values),
-        identity(values, np.array(PRINTED_DDIM[case["path"]]), tolerance=0.0051, found=values),
-    )
-
-
 def check_euler_bures(case: Case) -> Outcome:
     """Euler's generated variance against the data's own, for any grid."""
     data, times = spectrum_of(case), times_of(case)
@@ -375,75 +275,3 @@ def check_euler_shortest(case: Case) -> Outcome:
     error = 16 * EPS * (1 + (1 + np.abs(log_d)) * (2 + np.abs(log_d)) / steps)
     tolerance = 2 * steps * (np.abs(gain) + error) ** (2 * steps - 1) * error
     return identity(generated / tolerance, gain ** (2 * steps) / tolerance, tolerance=1.0, data=data, gain=gain)
-
-
-LARGEST_LOG_SNR = 8.0
-
-
-@cache
-def _schedule_length(name: str) -> Callable[..., Array]:
-    path = PATHS[name](jnp.ones(1))
-
-    def variance(log_snr: Array, data: Array) -> Array:
-        signal, noise = path.powers(path.time_at(log_snr))
-        return signal * data + noise
-
-    @jax.jit
-    def length(data: Array) -> Array:
-        ends = -LARGEST_LOG_SNR, LARGEST_LOG_SNR
-        return diagonal_path_length(lambda log_snr: variance(log_snr, data), *ends, panels=16)
-
-    return length
-
-
-_RULES = tuple(np.polynomial.legendre.leggauss(nodes) for nodes in (140, 200))
-
-
-def _length_by_log_snr(data: Variances, nodes: np.ndarray, weights: np.ndarray) -> float:
-    """Length of 1 + (D - 1) sigmoid(λ) over |λ| <= 8."""
-    share = 1 / (1 + np.exp(-LARGEST_LOG_SNR * nodes))[:, None]
-    rate = (data - 1) * share * (1 - share) / (1 + (data - 1) * share)
-    return LARGEST_LOG_SNR * float(weights @ np.sqrt(np.sum(rate**2, axis=1) / 2))
-
-
-def check_one_curve(case: Case) -> Outcome:
-    """Length along a library schedule, by log-SNR, against one quadrature in log-SNR that knows no schedule."""
-    data = spectrum_of(case)
-    found = float(_schedule_length(case["path"])(data))
-    coarse, expected = (_length_by_log_snr(data, *rule) for rule in _RULES)
-    ends = 1 + (data - 1) / (1 + np.exp(np.array([[-LARGEST_LOG_SNR], [LARGEST_LOG_SNR]])))
-    geodesic = float(np.linalg.norm(np.log(ends[0] / ends[1])) / math.sqrt(2))
-    # the coarser rule's error bounds the finer one's many times over; gains near the ends lose a factor 1/(1-t) < 100
-    tolerance = abs(coarse - expected) + 4000 * EPS * (expected + 1)
-    return worst(
-        identity(found, expected, tolerance=tolerance, data=data, geodesic=geodesic),
-        at_most(geodesic, found, tolerance=tolerance, data=data),
-    )
-
-
-PRINTED_RATIOS = {"vp_cosine": 1.053, "heat": 1.069, "bures": 1.022, "variance_exploding": 1.009}
-
-
-@cache
-def length_ratio(name: str, panels: int = 64) -> float:
-    """Length of a path's curve of marginals on the 32 x 32 spectrum, over the geodesic distance of its own ends."""
-
-    @jax.jit
-    def length_and_ends(data: Array) -> tuple[Array, Array]:
-        path = PATHS[name](data)
-
-        def variance(t: Array) -> Array:
-            signal, noise = path.powers(t)
-            return signal * data + noise
-
-        ends = jnp.broadcast_to(variance(jnp.ones(())) / variance(jnp.zeros(())), data.shape)
-        return diagonal_path_length(variance, 0.0, 1.0, panels=panels), ends
-
-    length, ends = length_and_ends(NATURAL.spectrum((32, 32)))
-    return float(length) / float(np.linalg.norm(np.log(ends)) / math.sqrt(2))
-
-
-def check_length_ratio(case: Case) -> Outcome:
-    """Quadrature along the library's path against the figure recorded by the independent derivation, to its
-    rounding."""
-    return identity(length_ratio(case["path"]), PRINTED_RATIOS[case["path"]], tolerance=5.1e-4)

@@ -69,6 +69,25 @@ CLAIMS: tuple[Claim, ...] = (
         proof_scope="any law of x_0 with a second moment, any d (coordinate by coordinate)",
     ),
     Claim(
+        id="F-AMBIENT-DEGRADED",
+        title="kept points of a degraded law teach that law's posterior mean",
+        printed="found here; AO-L where the kept points come from q_0",
+        statement=(
+            r"If $x_n=y_0+\sigma_n z$ with $y_0\sim q_0$, the minimiser is $E_q[x_0|x_t]$; any other $h$, the clean "
+            r"$E_p[x_0|x_t]$ among them, has a weighted loss larger by $E_q\|h-E_q[x_0|x_t]\|^2$: the loss removes "
+            r"the noise, not the degradation."
+        ),
+        kind="identity",
+        domain=Domain(
+            {**_LAWS, "sigma": Reals(0.75, 5.0), "share": Reals(0.05, 0.95)}, condition="d = 1, atoms in [-1, 1]"
+        ),
+        check=checks.degraded,
+        method="the loss of both means summed over y_0, z_n and eps; their distance by quadrature over x_t",
+        expected="proved",
+        proof=proofs.minimiser,
+        proof_scope="any law of y_0 with a second moment, any d (coordinate by coordinate): AO-L's, with q_0 for p_0",
+    ),
+    Claim(
         id="AO-B",
         title="printed buffers: sqrt 2 at weight 2, 2 / sqrt 3 at weight 4",
         printed="AO, section 2 (the numbers)",
@@ -120,12 +139,14 @@ CLAIMS: tuple[Claim, ...] = (
         kind="expectation",
         domain=Domain(
             {
-                "n": Choices((2, 10, 50)),
+                "n": Choices((50, 200, 1000)),
                 "shape": Choices(("flat", "ramp", "steep")),
                 "sigma": Reals(0.1, 3.0, log=True),
                 "delta": Reals(0.05, 0.5),
                 "seed": Seeds(),
-            }
+            },
+            lambda case: checks.printed_bound(case) < 1,
+            "the bound is below 1, so that it says something",
         ),
         check=checks.exceedance,
         method="share of 400 simulated training sets beyond the bound, by the exact binomial tail",
@@ -174,11 +195,12 @@ CLAIMS: tuple[Claim, ...] = (
         method=(
             "exact binomial sums for two-point laws (probability to exceed, and mean), distances by direct integration"
         ),
-        expected="verified",
-        remark=(
-            "Derived by W1 and McDiarmid, and by the variance of the kernel estimate "
-            "(theory.kernel_density); the attack is on two-point laws."
+        expected="proved",
+        proof=proofs.density_bounds,
+        proof_scope=(
+            "every law on [0, 1], n, s and delta; McDiarmid's, Jensen's inequality and W_1 = int |F - G| taken as known"
         ),
+        remark="The attack is on two-point laws. The last steps show how it implies AO-T1 with the constant 1.",
     ),
     Claim(
         id="F-AO-T1-ANYDIM",
@@ -318,16 +340,28 @@ CLAIMS: tuple[Claim, ...] = (
             r"for all $s>e^{-1/2}/|g|$: a crossover exists if $g>0$, and none if $g<0$."
         ),
         kind="inequality",
-        domain=Domain({**_LAWS, "sigma": Reals(0.1, 100.0, log=True)}, condition="atoms in [0, 1]"),
+        domain=Domain(
+            {
+                **_LAWS,
+                "sigma": Reals(0.1, 100.0, log=True),
+                "n_clean": Choices((1, 2)),
+                "n_biased": Choices((1, 2)),
+                "beyond": Reals(0.0, 10.0),
+            },
+            condition="atoms in [0, 1]; the gain's sign at s = (1 + beyond) e^(-1/2) / |g|",
+        ),
         check=checks.crossover_certificate,
-        method="exact distances on the line, from the roots of the difference of the densities",
-        expected="verified",
+        method=(
+            "exact distances on the line, from the roots of the difference of the densities; the gain and g by "
+            "enumeration of all samples"
+        ),
+        expected="proved",
+        proof=proofs.large_noise,
+        proof_scope="all laws on [0, 1]: Taylor's theorem for the kernel in L1, constants integrated",
         remark=(
             "The second sentence is the first applied twice, with P = p. Equal means give g > 0 whenever "
             "the pooled mean is the more "
-            "certain one; on two-point laws the gain is g erf(1 / (2 sqrt 2 s)) exactly (AO-C1). The "
-            "constants are derived symbolically "
-            "(large_noise in the proofs' file, run by the tests)."
+            "certain one; on two-point laws the gain is g erf(1 / (2 sqrt 2 s)) exactly (AO-C1)."
         ),
     ),
     Claim(

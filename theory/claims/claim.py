@@ -13,6 +13,7 @@ the claim says.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -143,6 +144,15 @@ class Domain:
             if self.where(case):
                 yield case
 
+    def every(self) -> list[dict[str, Any]]:
+        """All its cases, where every parameter is one of a few values; else an empty list."""
+        choices = [p.values for p in self.parameters.values() if isinstance(p, Choices)]
+        if len(choices) < len(self.parameters):
+            return []
+        return [
+            case for values in product(*choices) if self.where(case := dict(zip(self.parameters, values, strict=True)))
+        ]
+
     def strategy(self) -> st.SearchStrategy[dict[str, Any]]:
         """Hypothesis strategy over the same cases."""
         fields = {name: parameter.strategy() for name, parameter in self.parameters.items()}
@@ -228,8 +238,10 @@ class Claim:
     - `expected`: the recorded verdict. `corrected_by`: id of the corrected claim, where it fails.
     - `proof`: a sympy derivation that runs, as steps; `proof_scope` says for which d, n, ... it is a proof.
     - `remark`: what a reader should know besides, e.g. what is only a numerical observation.
-    - `cases`: how many seeded cases `python -m theory` checks.
+    - `cases`: how many seeded cases `python -m theory` checks; a domain with no more than so many is gone through once.
     - `clear`: a counterexample counts only if its margin is below -clear.
+
+    Raises `ValueError` for a failing claim without `corrected_by`, or a proved one without `proof` and `proof_scope`.
     """
 
     id: str

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, find, settings
+from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis.errors import NoSuchExample
 from threadpoolctl import threadpool_limits
 
@@ -70,11 +70,17 @@ def _fails(claim: Claim, outcome: Outcome) -> bool:
 
 
 def _worst_of_draws(claim: Claim, cases: int, seed: int) -> tuple[Case, Outcome, int]:
-    """The seeded draw with the smallest margin, and how many were checked (stops early where a failure is expected)."""
+    """The case with the smallest margin, and how many were checked (stops early where a failure is expected).
+
+    Seeded draws; each case once where the domain has no more than `cases` of them.
+    """
     rng = np.random.default_rng([seed, zlib.crc32(claim.id.encode())])
+    every = claim.domain.every()
+    known = 0 < len(every) <= cases
+    cases = len(every) if known else cases
     worst_case: Case = {}
     worst_outcome = Outcome(np.inf, {})
-    for count, case in enumerate(claim.domain.draws(rng), start=1):
+    for count, case in enumerate(every if known else claim.domain.draws(rng), start=1):
         outcome = claim.check(case)
         if np.isnan(outcome.margin):  # counts as a failure, and is not forgotten at the next draw
             return case, outcome, count
@@ -98,6 +104,7 @@ def smallest_counterexample(claim: Claim, *, seed: int = 0) -> tuple[Case, Outco
         max_examples=SHRINK_EXAMPLES,
         deadline=None,
         database=None,
+        phases=(Phase.generate, Phase.shrink),  # explaining what was shrunk would cost as much again
         suppress_health_check=list(HealthCheck),
     )
     try:

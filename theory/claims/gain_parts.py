@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 import sympy as sp
 
@@ -26,6 +27,7 @@ from theory.claims.claim import (
 from theory.linear import condition_noise_ratio
 from theory.training_sets import mean_gain
 
+_ratio = jax.jit(condition_noise_ratio)
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(3)
 
 
@@ -63,7 +65,7 @@ def _check_added_trace(case: Case) -> Outcome:
     noise = np.repeat([case["noise_std"] ** 2, case["extra_noise"] ** 2], [case["d_emb"], 2])
     gram = np.outer(constants, constants) + np.diag(noise)
     explained = float(constants @ np.linalg.solve(gram, constants))
-    size, s = float(m @ m), float(condition_noise_ratio(case["noise_std"], case["norm"]))
+    size, s = float(m @ m), float(_ratio(case["noise_std"], case["norm"]))
     condition = (float(constants @ constants) + float(noise.max())) / float(noise.min())
     rounding = 16 * constants.size * EPS * condition * size
     below = at_most(size * (1 - explained), s * size, tolerance=rounding)

@@ -1,15 +1,17 @@
 """Claims on the linear denoiser (Chen et al. 2024, section 4, appendix A: lemmas 1 to 4), printed and corrected."""
 
+from theory.claims import _generation_checks as generation
 from theory.claims import _linear_checks as checks
 from theory.claims import _linear_proofs as proofs
+from theory.claims._linear_cases import MOMENTS, NOISE, TIME
 from theory.claims.claim import Choices, Claim, Domain, Reals
 
 _LEAST_SQUARES = "least squares (LAPACK, QR) on the square-root design of the expanded quadratic loss"
 _FLOW = "integration of the reverse flow, eighth-order Runge-Kutta, with the optimal denoiser"
 _PAPER = "Chen et al. 2024, arXiv:2405.20494"
-_AT_TIME = Domain({**checks.MOMENTS, "time": checks.TIME})
-_NOISY_AT_TIME = Domain({**checks.MOMENTS, **checks.NOISE, "time": checks.TIME})
-_ONE_HOT_AT_TIME = Domain({**checks.MOMENTS, "noise_std": Reals(0.0, 10.0), "time": checks.TIME})
+_AT_TIME = Domain({**MOMENTS, "time": TIME})
+_NOISY_AT_TIME = Domain({**MOMENTS, **NOISE, "time": TIME})
+_ONE_HOT_AT_TIME = Domain({**MOMENTS, "noise_std": Reals(0.0, 10.0), "time": TIME})
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -100,8 +102,8 @@ CLAIMS: tuple[Claim, ...] = (
             r"e^{-T}/\sqrt{1+(\lambda-1)e^{-2T}}$."
         ),
         kind="identity",
-        domain=Domain({**checks.MOMENTS, "horizon": checks.TIME}),
-        check=checks.check_generation,
+        domain=Domain({**MOMENTS, "horizon": TIME}),
+        check=generation.check_generation,
         method=_FLOW,
         expected="proved",
         proof=proofs.generation,
@@ -119,8 +121,8 @@ CLAIMS: tuple[Claim, ...] = (
             r"$\lambda + \frac{\gamma^2}{1+\gamma^2}|m|^2$ in the place of $\lambda$."
         ),
         kind="identity",
-        domain=Domain({**checks.MOMENTS, "noise_std": Reals(0.0, 10.0), "horizon": checks.TIME}),
-        check=checks.check_printed_generation,
+        domain=Domain({**MOMENTS, "noise_std": Reals(0.0, 10.0), "horizon": TIME}),
+        check=generation.check_printed_generation,
         method="the printed covariance against " + _FLOW,
         expected="fails",
         corrected_by="SC-L4*",
@@ -136,8 +138,8 @@ CLAIMS: tuple[Claim, ...] = (
             r"$T\to\infty$, $N((1-s)m, S_c)$."
         ),
         kind="identity",
-        domain=Domain({**checks.MOMENTS, **checks.NOISE, "horizon": checks.TIME}),
-        check=checks.check_generation,
+        domain=Domain({**MOMENTS, **NOISE, "horizon": TIME}),
+        check=generation.check_generation,
         method=_FLOW,
         expected="proved",
         proof=proofs.corrupted_generation,
@@ -156,8 +158,8 @@ CLAIMS: tuple[Claim, ...] = (
             r"\frac{g(q)}{\Lambda+q}dq$, $q_T = e^{2T}-1$."
         ),
         kind="identity",
-        domain=Domain(checks.GUIDED),
-        check=checks.check_guided,
+        domain=Domain(generation.GUIDED),
+        check=generation.check_guided,
         method="integration of the guided reverse flow, eighth-order Runge-Kutta",
         expected="proved",
         proof=proofs.guided_generation,
@@ -179,7 +181,7 @@ CLAIMS: tuple[Claim, ...] = (
             where=lambda c: (1 + c["guidance"]) / c["variance"] > 1.01 * c["guidance"] / c["pooled_variance"],
             condition="the tilted density can be normalised; one dimension, pooled mean 0",
         ),
-        check=checks.check_tilted,
+        check=generation.check_tilted,
         method="the tilted Gaussian against integration of the guided reverse flow at T = 50",
         expected="fails",
         corrected_by="SC-G",
@@ -195,7 +197,7 @@ CLAIMS: tuple[Claim, ...] = (
             r"t^{-1/2}\log(1+s\,m^T(S+t)^{-1}m)\,dt$."
         ),
         kind="identity",
-        domain=Domain({**checks.MOMENTS, "ratio": Reals(0.0, 1.0)}),
+        domain=Domain({**MOMENTS, "ratio": Reals(0.0, 1.0)}),
         check=checks.check_trace,
         method="eigenvalues of both matrices (LAPACK)",
         expected="proved",

@@ -5,6 +5,7 @@ forms of samplers on Gaussian data and lengths of paths. One frequency has varia
 variance at time t; N the number of steps. Theorem 1 (SPD-T1) is in `theory.claims.geometry`.
 """
 
+from theory.claims import _path_comparison_checks as comparison
 from theory.claims import _shortest_path_checks as checks
 from theory.claims import _shortest_path_proofs as proofs
 from theory.claims.claim import Choices, Claim, Domain, Parameter, Reals, Seeds
@@ -65,7 +66,7 @@ CLAIMS: tuple[Claim, ...] = (
                 "deviation": Choices((0.2, -0.2, 0.05, -0.05)),
             }
         ),
-        check=checks.check_deviation,
+        check=comparison.check_deviation,
         method=(
             r"errors of both paths by the linear recursions (which F-DDIM and F-SPD-ANCESTRAL check against "
             r"closed forms)"
@@ -115,7 +116,7 @@ CLAIMS: tuple[Claim, ...] = (
         domain=Domain(
             {
                 "sampler": PAPER_SAMPLERS,
-                "rival": Choices(checks.RIVALS),
+                "rival": Choices(comparison.RIVALS),
                 "steps": Choices((3, 10)),
                 "c1": Reals(0.2, 5.0, log=True),
                 "c2": Choices((0.0086, 0.05)),
@@ -123,7 +124,7 @@ CLAIMS: tuple[Claim, ...] = (
             },
             condition="12 x 12 images",
         ),
-        check=checks.check_ranking,
+        check=comparison.check_ranking,
         method="errors of both paths by the linear recursions",
         expected="fails",
         corrected_by="SPD-C2*",
@@ -154,7 +155,7 @@ CLAIMS: tuple[Claim, ...] = (
             },
             condition="12 x 12 images",
         ),
-        check=checks.check_natural_ranking,
+        check=comparison.check_natural_ranking,
         method=(
             r"errors of four paths by the linear recursions: a numerical observation over this family, not a "
             r"theorem"
@@ -191,7 +192,7 @@ CLAIMS: tuple[Claim, ...] = (
         domain=Domain(
             {"path": Choices(("vp_cosine", "vp_linear", "ornstein_uhlenbeck")), "D": VARIANCE, "seed": Seeds()}
         ),
-        check=checks.check_one_curve,
+        check=comparison.check_one_curve,
         method=(
             r"length along each schedule, through its gains and `time_at`, against a quadrature that knows no "
             r"schedule"
@@ -210,14 +211,14 @@ CLAIMS: tuple[Claim, ...] = (
             r"pixels, $d_{min} = 0.001$) 1.069, Bures 1.022, variance exploding (to 80) 1.009."
         ),
         kind="identity",
-        domain=Domain({"path": Choices(tuple(checks.PRINTED_RATIOS))}),
-        check=checks.check_length_ratio,
+        domain=Domain({"path": Choices(tuple(comparison.PRINTED_RATIOS))}),
+        check=comparison.check_length_ratio,
         method=(
             r"Gauss-Legendre quadrature of the Fisher speed along the library's paths, to the three decimals "
             r"recorded"
         ),
         expected="verified",
-        cases=12,
+        cases=4,
     ),
     Claim(
         id="F-DDIM",
@@ -263,11 +264,11 @@ CLAIMS: tuple[Claim, ...] = (
             r"0.63 and 5.95 (nats per image and channel)."
         ),
         kind="identity",
-        domain=Domain({"path": Choices(tuple(checks.PRINTED_DDIM))}),
-        check=checks.check_ddim_figures,
+        domain=Domain({"path": Choices(tuple(comparison.PRINTED_DDIM))}),
+        check=comparison.check_ddim_figures,
         method="library errors against a NumPy product of cosines, and against the figures to their rounding",
         expected="verified",
-        cases=6,
+        cases=2,
     ),
     Claim(
         id="F-EULER-BURES",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import sympy as sp
 
-from theory.claims import flips, gain_parts, training_gain
+from theory.claims import flips, gain_limits, gain_parts, training_gain
 from theory.claims._simulate import EPS, agree, draw_sets, pair_means, sets_for, share
 from theory.claims.claim import (
     DIMENSIONS,
@@ -242,4 +242,4 @@ _ENTROPY = [
     ),
 ]
 
-CLAIMS: tuple[Claim, ...] = (*_ENTROPY, *training_gain.CLAIMS, *gain_parts.CLAIMS, *flips.CLAIMS)
+CLAIMS: tuple[Claim, ...] = (*_ENTROPY, *training_gain.CLAIMS, *gain_limits.CLAIMS, *gain_parts.CLAIMS, *flips.CLAIMS)
