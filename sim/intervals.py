@@ -184,7 +184,8 @@ def jackknife_estimate(
     statistic: Callable[..., Number], samples: Sequence[Points], *, groups: int = 20, confidence: float = 0.95
 ) -> Estimate:
     """`statistic(*samples)` of independent samples with the jackknife's own estimate of its O(1/n) bias (Quenouille
-    1956) and Student's interval with groups - 1 degrees of freedom; for smooth statistics only.
+    1956) and Student's interval with groups - 1 degrees of freedom; for smooth statistics only. Raises `ValueError` for a confidence outside (0, 1)
+    and as `jackknife`.
     """
     _require_confidence(confidence)
     fold = jackknife(statistic, samples, groups=groups, together=False)
@@ -259,7 +260,7 @@ def beside_identical_repeats(
     confidence: float = 0.95,
 ) -> Estimate:
     """`beside_identical` for r >= 2 independent repeats of everything, shapes (r, n, ...) and (r, m, ...): value and
-    bias are means over them, the interval is Student's, without a jackknife.
+    bias are means over them, the interval is Student's, without a jackknife. Raises `ValueError` where shapes differ.
     """
     both = _value_and_bias(statistic, ideal)
     pairs = np.stack([both(*one) for one in zip(*_sets(x, x2, y, y2), strict=True)])

@@ -10,6 +10,7 @@ as far as the denoiser is not exact. Source: Chen et al. 2018, eq. 8; Song et al
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -70,7 +71,7 @@ def _carry(
     """Where the flow takes x, and the integral of its divergence."""
     import diffrax
 
-    def slope(t: Float[Array, ""], state: tuple[Array, Array], _: None) -> tuple[Array, Array]:
+    def slope(t: Any, state: tuple[Array, Array], _: Any) -> tuple[Array, Array]:
         at = point(path, t)
 
         def velocity(flat: Float[Array, " d"]) -> tuple[Array, Array]:
@@ -91,4 +92,4 @@ def _carry(
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
         max_steps=100_000,
     )
-    return jax.tree.map(lambda leaf: leaf[0], solution.ys)  # type: ignore[no-any-return]
+    return jax.tree.map(lambda leaf: leaf[0], solution.ys)

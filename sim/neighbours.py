@@ -107,7 +107,10 @@ def mean_distance_to_nearest(samples: Samples, training: Others, *, k: int = 5) 
 
 
 def is_memorised(samples: Samples, training: Others, *, threshold: float) -> Bool[np.ndarray, " n"]:
-    """Whether a sample lies nearer than `threshold` >= 0 (in the unit of x) to some training point."""
+    """Whether a sample lies nearer than `threshold` >= 0 (in the unit of x) to some training point.
+
+    Raises `ValueError` for a negative threshold.
+    """
     require(threshold >= 0, "threshold", threshold, "a distance >= 0")
     return nearest_distances(samples, training)[:, 0] < threshold
 

@@ -113,7 +113,7 @@ def _check(images: np.ndarray) -> None:
 
 def gaussian_blur(images: Images, std: float) -> Images:
     """Each image convolved with a Gaussian of standard deviation `std` >= 0 pixels, truncated at 4 of them; mirrored at
-    the border. Keeps constant images. AO uses 0.4, 0.6, 0.8, 1.0 at 32 x 32.
+    the border. Keeps constant images. AO uses 0.4, 0.6, 0.8, 1.0 at 32 x 32. Raises `ValueError` for another `std`.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -124,7 +124,7 @@ def gaussian_blur(images: Images, std: float) -> Images:
 
 def motion_blur(images: Images, length: float, *, angle: float = 0.0) -> Images:
     """Each image averaged along a centred line of `length` >= 0 pixels at `angle` radians (0: along a row,
-    counter-clockwise); mirrored at the border. Keeps constant images.
+    counter-clockwise); mirrored at the border. Keeps constant images. Raises `ValueError` for another `length`.
     """
     from scipy.ndimage import correlate
 
@@ -147,7 +147,8 @@ def _line_kernel(length: float, angle: float) -> Float[np.ndarray, "s s"]:
 
 def jpeg(images: Images, quality: int) -> Images:
     """Each image through JPEG of this quality, 1 (worst) to 95, by pillow: rounded to 8 bits, then 8 x 8 blocks, colour
-    at half resolution (4:2:0). AO uses 15 to 90. Images must lie in [-1, 1] and have 1 or 3 channels.
+    at half resolution (4:2:0). AO uses 15 to 90. Raises `ValueError` for another quality, and unless images lie in
+    [-1, 1] and have 1 or 3 channels.
     """
     from PIL import Image
 
@@ -167,7 +168,7 @@ def jpeg(images: Images, quality: int) -> Images:
 
 def random_masks(images: Images, share: float, *, seed: int = 0, box: int = 1) -> Bool[np.ndarray, "n h w"]:
     """For each image a mask, true where pixels are lost: boxes of `box` x `box` pixels on a grid, each independently
-    with probability `share` in [0, 1]. Deterministic in `seed`.
+    with probability `share` in [0, 1]. Deterministic in `seed`. Raises `ValueError` for another share or box < 1.
     """
     _check(images)
     require_between("share", share, 0.0, 1.0)

@@ -5,6 +5,7 @@ and a key. All sums of samples are weighted by gains, per frequency in the path'
 """
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -39,7 +40,8 @@ def point(path: Path, t: Float[Array, ""]) -> Point:
 def mix(path: Path, *terms: tuple[Gain, Sample]) -> Sample:
     """Σ gain · x over (gain, x) pairs, the gains being diagonal in the path's basis; of the first sample's type."""
     dtype = terms[0][1].dtype
-    total = sum(match_axes(gain.astype(dtype), x) * path.to_basis(x) for gain, x in terms)
+    parts = (match_axes(gain.astype(dtype), x) * path.to_basis(x) for gain, x in terms)
+    total = functools.reduce(jnp.add, parts)
     return path.from_basis(total).astype(dtype)
 
 

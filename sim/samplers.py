@@ -25,7 +25,7 @@ Sources: Ho et al. 2020 (ancestral), Song et al. 2021 (DDIM, eq. 12; probability
 (DPM-Solver++, algorithm 2).
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -261,7 +261,7 @@ class Adaptive(Sampler):
         """The flow from the later time to `end`."""
         import diffrax
 
-        def slope(t: Float[Array, ""], x: Sample, _: None) -> Sample:
+        def slope(t: Any, x: Sample, _: Any) -> Sample:
             return flow_slope(x, move.denoise(x, t), point(move.path, t), move.path)
 
         control = diffrax.PIDController(rtol=self.rtol, atol=self.atol)
@@ -269,7 +269,7 @@ class Adaptive(Sampler):
         solution = diffrax.diffeqsolve(
             term, solver, move.late.t, end, None, xt, stepsize_controller=control, max_steps=100_000
         )
-        return solution.ys[0]  # type: ignore[index]
+        return solution.ys[0]
 
     def step(self, xt: Sample, memory: PyTree, move: Move) -> tuple[Sample, PyTree]:
         """The flow between the two times."""

@@ -66,7 +66,7 @@ def sample(
     samples, states = _run(denoiser, path, sampler, times, start, with_keys, cond, trajectory, min(chunk, len(start)))
     if is_concrete(samples) and not bool(jnp.all(jnp.isfinite(samples))):
         _explain(samples, len(start))
-    return Trajectory(samples, states, times) if trajectory else samples
+    return samples if states is None else Trajectory(samples, states, times)
 
 
 def _check(path: Path, sampler: Sampler, times: Array, start: Array, cond: PyTree, chunk: int) -> None:
@@ -133,7 +133,7 @@ def _follow(
     else:
         final = sampler.to_clean(xt, move(k, times[-1], times[-1])._replace(early=_clean(path, times)))
         seen = None
-    return final, (_stack(start, states, seen) if trajectory else None)
+    return final, (None if states is None else _stack(start, states, seen))
 
 
 def _clean(path: Path, times: Array) -> Point:

@@ -9,20 +9,22 @@ import typing
 
 import pytest
 
+import sim
 import theory
 
 
 def _modules():
-    for module in pkgutil.walk_packages(theory.__path__, "theory."):
-        if not module.name.rsplit(".", 1)[1].startswith("_"):
-            yield __import__(module.name, fromlist=["_"])
+    for package in (theory, sim):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.rsplit(".", 1)[1].startswith("_"):
+                yield __import__(module.name, fromlist=["_"])
 
 
 def _public():
     """Functions and classes of public modules: those defined there, and those named in their `__all__`."""
     for module in _modules():
         for name, value in vars(module).items():
-            ours = getattr(value, "__module__", "").startswith("theory.")
+            ours = (getattr(value, "__module__", None) or "").startswith(("theory.", "sim."))
             mine = getattr(value, "__module__", None) == module.__name__ or name in getattr(module, "__all__", ())
             if ours and mine and not name.startswith("_") and (inspect.isfunction(value) or inspect.isclass(value)):
                 yield f"{value.__module__}.{name}", value
@@ -31,9 +33,10 @@ def _public():
 PUBLIC = dict(_public())
 
 
-def test_the_public_list_is_complete_and_importable():
-    assert len(set(theory.__all__)) == len(theory.__all__)
-    assert all(hasattr(theory, name) for name in theory.__all__)
+@pytest.mark.parametrize("package", [theory, sim])
+def test_the_public_list_is_complete_and_importable(package):
+    assert len(set(package.__all__)) == len(package.__all__)
+    assert all(hasattr(package, name) for name in package.__all__)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -64,7 +64,7 @@ def cell_key(seed: int, cell: Cell) -> Key[Array, ""]:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(cell_name(cell).encode()))
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any) -> object:
     """The value as JSON can hold it: arrays as lists, NumPy numbers as Python's, non-finite numbers as None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain(dataclasses.asdict(value))
@@ -91,11 +91,11 @@ def _run_cell(experiment: str, config: Any, cell: Cell, seed: int, file: Path) -
     """Run one cell in this process and write its row, whole or not at all."""
     from sim.experiments.registry import EXPERIMENTS
 
-    row = plain({**cell, **EXPERIMENTS[experiment].run(config, cell, cell_key(seed, cell))})
+    row: Any = plain({**cell, **EXPERIMENTS[experiment].run(config, cell, cell_key(seed, cell))})
     partial = file.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(row, allow_nan=False), encoding="utf-8")
     partial.replace(file)
-    return row  # type: ignore[no-any-return]
+    return row
 
 
 def _float64() -> None:
