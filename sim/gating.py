@@ -22,7 +22,7 @@ Everything is jittable, for one sample; gates of a data set are arrays with one 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from theory._checks import require
-from theory.gates import NoiseGate, buffer_noise
+from theory.gates import buffer_noise
 from theory.path_base import Gain, Path, Time, match_axes
 
 __all__ = ["AmbientPair", "GateTimes", "ambient_pair", "gate_times", "gated_pair", "kept_point"]
@@ -124,7 +124,9 @@ def gate_times(path: Path, sigma_min: ArrayLike, sigma_max: ArrayLike = 0.0, *, 
     """
     low, high = np.broadcast_arrays(np.atleast_1d(np.asarray(sigma_min)), np.asarray(sigma_max))
     require(low.ndim == 1, "sigma_min", f"shape {low.shape}", "one number per sample")
-    NoiseGate(jnp.asarray(low), jnp.asarray(high), max_weight)
+    require(bool(np.all(low >= 0)), "sigma_min", low, "at least 0")
+    require(bool(np.all(high >= 0)), "sigma_max", high, "at least 0")
+    require(max_weight > 1, "max_weight", max_weight, "above 1")
     levels, index = np.unique(np.stack([low, high], axis=1), axis=0, return_inverse=True)
     times = _gate_times(path, jnp.asarray(levels, float), jnp.asarray(max_weight, float))
     return times[index.reshape(-1)]
@@ -149,7 +151,7 @@ def _gate_times(path: Path, levels: Float[Array, "m 2"], max_weight: Float[Array
 def _first(reached: Callable[[Array], Array]) -> Float[Array, ""]:
     """Smallest t in [0, 1] at which the monotone predicate is true, by bisection; inf if it never is."""
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = (ends[0] + ends[1]) / 2
         there = reached(middle)
         return jnp.where(there, ends[0], middle), jnp.where(there, middle, ends[1])

@@ -321,6 +321,15 @@ def test_gate_times_on_every_path(name):
         np.testing.assert_allclose(weight[finite], expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", PATHS)
+def test_a_clean_sample_trains_everywhere_also_where_the_path_starts_with_noise(name):
+    path = PATHS[name](jnp.asarray(SPECTRUM))
+    gate = NoiseGate(0.0)
+    assert gate.times(path)[1:] == (0.0, 0.0)
+    for t in (1e-6, 0.1, 0.5, 1.0):
+        assert np.all(gate.path_weight(path, t) == 1)
+
+
 def test_gate_time_on_known_paths():
     assert first_time(VPCosine(), math.inf) == 1.0
     ve = VarianceExploding()

@@ -111,14 +111,21 @@ class NoiseGate(eqx.Module):
         high_noise = jnp.where(from_buffer, (1 - ratio**2) ** -2, 0.0)
         return jnp.where(sigma <= jnp.asarray(self.sigma_max), 1.0, high_noise)
 
+    @property
+    def _is_clean(self) -> bool:
+        """Never noised, also where the path itself starts with noise."""
+        return float(np.asarray(self.sigma_min)) == 0
+
     def times(self, path: Path) -> tuple[float, float, float]:
         """(t_max, t_n, t_open): trains as it is for t ≤ t_max, is kept at t_n, trains again for t ≥ t_open
         (inf: never).
 
         Bisection to 1e-12; σ must not fall with t (true of every path here).
         """
-        t_n = 0.0 if float(np.asarray(self.sigma_min)) == 0 else float(path.t_min(self.sigma_min))
         t_max = last_time(path, float(np.asarray(self.sigma_max)))
+        if self._is_clean:
+            return t_max, 0.0, 0.0
+        t_n = float(path.t_min(self.sigma_min))
         if not math.isfinite(t_n):
             return t_max, math.inf, math.inf
         kept = noise_to_signal(path, t_n)
@@ -129,6 +136,8 @@ class NoiseGate(eqx.Module):
         between."""
         t_max, t_n, t_open = self.times(path)
         sigma = noise_to_signal(path, t)
+        if self._is_clean:
+            return np.ones_like(sigma)
         if t <= t_max or t < t_open:
             return np.full_like(sigma, 1.0 if t <= t_max else 0.0)
         with np.errstate(invalid="ignore"):  # inf / inf at t = 1, where the weight is that of pure noise: 1
