@@ -8,7 +8,7 @@ BENCH := .venv-bench
 .PHONY: report test lint claims benchmarks clean
 
 report: $(STAMP)
-	$(BIN)/python -m theory report
+	$(BIN)/python -m sim report
 
 test: lint
 	$(BIN)/python -m pytest tests -q -n 2
@@ -26,7 +26,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(BENCH) report build dist
+	rm -rf $(VENV) $(BENCH) report results build dist
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Patina needs Python >= 3.11; found " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 report") if sys.version_info < (3, 11) else None'

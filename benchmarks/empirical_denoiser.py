@@ -3,8 +3,8 @@
     python benchmarks/empirical_denoiser.py --output benchmarks/RESULTS-empirical.md
 
 E[x0 | x_t] for a batch, float32, on EDM's path at σ = 1. NumPy and PyTorch expand the square, |x|² - 2 x·y + |y|²,
-whole (no blocks); NumPy also in float64, as the reference for the errors. Every implementation runs in a process of its own,
-which draws the data, reports the resident memory before and the peak after, and times calls after a first one.
+whole (no blocks); NumPy also in float64, as the reference for the errors. Every implementation runs in a process of its
+own, which draws the data, reports the resident memory before and the peak after, and times calls after a first one.
 """
 
 import argparse

@@ -78,7 +78,7 @@ def run(
     from sim.experiments.registry import EXPERIMENTS
 
     require(all != bool(names), "names", " ".join(names) or "none", "names of experiments or --all, one of them")
-    require(seed >= 0, "seed", seed, "at least 0")
+    require(0 <= seed < 2**32, "seed", seed, "between 0 and 2^32 - 1")
     require(workers is None or workers >= 1, "workers", workers, "at least 1")
     if data is not None:
         from theory.data import load_npz
@@ -108,7 +108,7 @@ def report(*, out: Path = REPORT, results: Path = RESULTS, full: bool = False, s
     from theory.results import all_results
     from theory.verdicts import decide_with_progress, verdict_table
 
-    require(seed >= 0, "seed", seed, "at least 0")
+    require(0 <= seed < 2**32, "seed", seed, "between 0 and 2^32 - 1")
     _make_folder("out", out)
     jobs = _jobs(tuple(EXPERIMENTS), not full, None, seed, results)
     claims = find_claims([])

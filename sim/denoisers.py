@@ -22,7 +22,6 @@ factorisation D_k = L Lᵀ per t.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -164,7 +163,10 @@ class MixtureDenoiser(eqx.Module):
         low_noise = noise <= gain**2 * jnp.max(self.values, axis=1)
         total, a = gain**2 * self.values + noise, jnp.where(gain > 0, gain, 1.0)
         factors = jnp.where(low_noise[:, None], 1.0, gain * self.values) / total
-        pick: Callable[..., Array] = partial(jnp.where, low_noise)
+
+        def pick(low: ArrayLike, high: ArrayLike) -> Array:
+            return jnp.where(low_noise, low, high)
+
         parts = _Components(
             means=gain * self.means,
             matrices=jnp.einsum("kij,kj,klj->kil", self.vectors, factors, self.vectors),

@@ -184,8 +184,9 @@ def jackknife_estimate(
     statistic: Callable[..., Number], samples: Sequence[Points], *, groups: int = 20, confidence: float = 0.95
 ) -> Estimate:
     """`statistic(*samples)` of independent samples with the jackknife's own estimate of its O(1/n) bias (Quenouille
-    1956) and Student's interval with groups - 1 degrees of freedom; for smooth statistics only. Raises `ValueError` for a confidence outside (0, 1)
-    and as `jackknife`.
+    1956) and Student's interval with groups - 1 degrees of freedom; for smooth statistics only.
+
+    Raises `ValueError` for a confidence outside (0, 1) and as `jackknife`.
     """
     _require_confidence(confidence)
     fold = jackknife(statistic, samples, groups=groups, together=False)

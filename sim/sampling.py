@@ -11,7 +11,7 @@ Where the samples start is a matter of its own: `start_from` draws exactly from 
 is what a practitioner starts from; the difference is the prior mismatch, not the sampler's error.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import equinox as eqx
 import jax
@@ -31,6 +31,36 @@ class Trajectory(NamedTuple):
     samples: Float[Array, "n ..."]
     states: Float[Array, "n k ..."]
     times: Float[Array, " k"]
+
+
+@overload
+def sample(
+    denoiser: Denoiser,
+    path: Path,
+    sampler: Sampler,
+    times: Float[Array, " k"],
+    start: Float[Array, "n ..."],
+    key: Key[Array, ""],
+    cond: PyTree = None,
+    *,
+    trajectory: Literal[False] = False,
+    chunk: int = 2000,
+) -> Float[Array, "n ..."]: ...
+
+
+@overload
+def sample(
+    denoiser: Denoiser,
+    path: Path,
+    sampler: Sampler,
+    times: Float[Array, " k"],
+    start: Float[Array, "n ..."],
+    key: Key[Array, ""],
+    cond: PyTree = None,
+    *,
+    trajectory: Literal[True],
+    chunk: int = 2000,
+) -> Trajectory: ...
 
 
 def sample(
@@ -80,8 +110,9 @@ def _check(path: Path, sampler: Sampler, times: Array, start: Array, cond: PyTre
     for leaf in jax.tree.leaves(cond):
         fits = jnp.ndim(leaf) >= 1 and leaf.shape[0] == start.shape[0]
         require(fits, "cond", f"shape {jnp.shape(leaf)}", f"of leading axis {start.shape[0]}, as start")
-    if sampler.needs_signal and is_concrete(times):
-        dark = bool(np.any(np.asarray(path.powers(times[0])[0]) <= 0))
+    signal = path.powers(times[0])[0]
+    if sampler.needs_signal and is_concrete(signal):
+        dark = bool(np.any(np.asarray(signal) <= 0))
         allowed = f"a time with signal for {type(sampler).__name__}, such as path.t_range[1] = {path.t_range[1]:g}"
         require(not dark, "times[0]", f"{float(times[0]):g}, where this path has none", allowed)
 
@@ -154,9 +185,12 @@ def start_from(
 
     Raises `ValueError` where a sample does not fit the path.
     """
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(x0.shape[0]))
+    return _corrupted(path, x0, jnp.asarray(t, x0.dtype), key)
 
-    def one(x: Sample, k: Array) -> Sample:
-        return path.corrupt(x, t, jax.random.normal(k, x.shape, x.dtype))
 
-    return eqx.filter_jit(jax.vmap(one))(x0, keys)
+@eqx.filter_jit
+def _corrupted(path: Path, x0: Array, t: Array, key: Array) -> Array:
+    def one(x: Sample, i: Array) -> Sample:
+        return path.corrupt(x, t, jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype))
+
+    return jax.vmap(one)(x0, jnp.arange(x0.shape[0]))

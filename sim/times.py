@@ -16,6 +16,7 @@ a grid has one time fewer, so that `steps` always counts the sampler's steps.
 
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,8 +63,13 @@ def _by_log_snr(path: Path, steps: int, kind: str, first: float, variance: float
     last = path.t_range[0]
     ends = [float(path.reference_log_snr(t)) for t in (first, last)]
     u = np.linspace(0.0, 1.0, steps)[1:-1]
-    inner = np.asarray(jax.vmap(path.time_at)(jnp.asarray(_levels(kind, ends, u, variance)))) if u.size else u
+    inner = np.asarray(_times_at(path, jnp.asarray(_levels(kind, ends, u, variance)))) if u.size else u
     return jnp.asarray([first, *inner, last, *([0.0] if path.starts_clean else [])])
+
+
+@eqx.filter_jit
+def _times_at(path: Path, levels: Float[Array, " k"]) -> Float[Array, " k"]:
+    return jax.vmap(path.time_at)(levels)
 
 
 def _levels(kind: str, ends: list[float], u: np.ndarray, variance: float) -> np.ndarray:

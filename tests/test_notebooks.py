@@ -31,4 +31,4 @@ def test_a_notebook_is_committed_with_outputs_and_without_errors(file):
 
 
 def test_there_is_a_notebook_for_each_result():
-    assert len(NOTEBOOKS) == 4
+    assert len(NOTEBOOKS) == 7

@@ -3,18 +3,23 @@
 A *cell* is one point of the grid (a dict of names and plain values); its outcome joins it as a *row*. Cells are run in
 worker processes, written to disk as they finish, and not run again: an interrupted experiment goes on where it stopped.
 The key of a cell is folded from the seed and the cell's own name, so rows depend neither on the order nor on what else
-is in the grid. Estimates in rows are `{"value": ..., "low": ..., "high": ...}` with 95 % intervals, see `sim.intervals`.
+is in the grid. Estimates in rows are `{"value": ..., "low": ..., "high": ...}` with 95 % intervals (`sim.intervals`).
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
+import multiprocessing
 import os
+import signal
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,25 +86,59 @@ def plain(value: Any) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
+@functools.lru_cache
+def _contents(file: Path, changed: int) -> str:
+    """Digest of a file last changed at time `changed`: one name may come to hold other data."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def digest(experiment: str, config: Any, seed: int) -> str:
-    """A short name for what the rows depend on: experiment, config and seed."""
-    text = json.dumps([experiment, plain(config), seed], sort_keys=True)
+    """A short name for what the rows depend on: experiment, config, contents of its files, seed, Patina's version."""
+    fields = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    files = [_contents(f, f.stat().st_mtime_ns) for f in fields if isinstance(f, Path) and f.is_file()]
+    text = json.dumps([experiment, plain(config), files, seed, metadata.version("patina-diffusion")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def make_row(run: Callable[[Any, Cell, Key[Array, ""]], Mapping[str, Any]], config: Any, cell: Cell, seed: int) -> Row:
+    """The cell with its outcome, as JSON can hold it."""
+    row: Any = plain({**cell, **run(config, cell, cell_key(seed, cell))})
+    return row
 
 
 def _run_cell(experiment: str, config: Any, cell: Cell, seed: int, file: Path) -> Row:
     """Run one cell in this process and write its row, whole or not at all."""
     from sim.experiments.registry import EXPERIMENTS
 
-    row: Any = plain({**cell, **EXPERIMENTS[experiment].run(config, cell, cell_key(seed, cell))})
+    row = make_row(EXPERIMENTS[experiment].run, config, cell, seed)
     partial = file.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(row, allow_nan=False), encoding="utf-8")
     partial.replace(file)
     return row
 
 
-def _float64() -> None:
+def _begin_worker() -> None:
+    """Float64, and an end with the parent, however that ends: a worker that computes does not notice otherwise."""
     jax.config.update("jax_enable_x64", True)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def _held_interrupts() -> Iterator[None]:
+    """Hold an interrupt (Ctrl-C) back meanwhile; processes started meanwhile never get it: it is the parent's alone."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +172,9 @@ class Job:
 def run_jobs(jobs: Sequence[Job], *, workers: int | None = None) -> None:
     """Run the cells of all jobs that have no row yet, under a progress bar, in worker processes of one thread each.
 
-    Each experiment stays in one process where there are several, so that its programs are compiled once. Interrupting
-    keeps all finished rows. Raises what a cell raises.
+    Each experiment stays in one process where there are several, so that its programs are compiled once. When
+    interrupted, or where a cell raises, all finished rows are kept and the workers ended at once. Raises what a cell
+    raises.
     """
     from tqdm import tqdm
 
@@ -144,17 +184,28 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None = None) -> None:
         return
     for job in jobs:
         job.file(job.cells()[0]).parent.mkdir(parents=True, exist_ok=True)
-    count = max(1, min(total, workers or len(os.sched_getaffinity(0))))
-    queues = list(_shares(missing, count))
-    pools = [ProcessPoolExecutor(1, get_context("spawn"), initializer=_float64) for _ in queues]
+    queues = list(_shares(missing, min(total, workers or _cores())))
+    spawn, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
+    pools = [ProcessPoolExecutor(1, spawn, initializer=_begin_worker) for _ in queues]
     try:
         with tqdm(total=total, desc="experiments", unit="cell") as bar:
             for row_name in _finished(pools, queues):
                 bar.set_postfix_str(row_name)
                 bar.update()
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            if worker not in others:
+                worker.terminate()
+        raise
     finally:
         for pool in pools:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    """The cores that this process may use, where the system tells; else those of the machine."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _shares(missing: list[list[tuple[Job, Cell]]], count: int) -> Iterator[list[tuple[Job, Cell]]]:
@@ -179,8 +230,9 @@ def _finished(pools: list[ProcessPoolExecutor], queues: list[list[tuple[Job, Cel
             future = pools[k].submit(_run_cell, job.experiment.name, job.config, cell, job.seed, job.file(cell))
             waiting[future] = (k, job.experiment.name)
 
-    for k in range(len(pools)):
-        hand(k)
+    with _held_interrupts():
+        for k in range(len(pools)):
+            hand(k)
     while waiting:
         for future in wait(waiting, return_when=FIRST_COMPLETED).done:
             k, name = waiting.pop(future)
@@ -191,8 +243,6 @@ def _finished(pools: list[ProcessPoolExecutor], queues: list[list[tuple[Job, Cel
 
 def write_result(job: Job) -> Path:
     """Write `result.json` (config, seed, versions, rows, answer) and the figures; return the JSON's path."""
-    from importlib import metadata
-
     from theory.canvas import save
 
     rows = job.rows()
@@ -213,7 +263,7 @@ def write_result(job: Job) -> Path:
 
 
 def find_experiments(names: Sequence[str], experiments: Mapping[str, Experiment]) -> list[Experiment]:
-    """The experiments of these names. Raises `InputError` for an unknown one, suggesting the nearest."""
+    """The experiments of these names, each once. Raises `InputError` for an unknown one, suggesting the nearest."""
     import difflib
 
     for name in names:
@@ -221,4 +271,4 @@ def find_experiments(names: Sequence[str], experiments: Mapping[str, Experiment]
             near = difflib.get_close_matches(name, experiments, n=1, cutoff=0.3)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(f"the experiment must be one of {', '.join(experiments)}; got {name!r}{hint}")
-    return [experiments[name] for name in names]
+    return [experiments[name] for name in dict.fromkeys(names)]

@@ -1,0 +1,139 @@
+"""The learned network of the experiment on condition corruption: trained on many training sets and strengths in one
+program, sampled with and without guidance, and compared with the classes.
+
+All strengths share training sets, initial weights, batches, times and noise, the starts of sampling and the fresh data,
+so differences between strengths are paired. One program serves perturbed codes, fixed flips (labels flipped before) and
+fresh flips (a transition matrix applied at every step): a strength of zero switches each off.
+
+*The loss.* d = 1: squared W2 between the images of equally spaced quantiles of N(0, 1), sorted, and the same quantiles
+of the class: no sampling noise. d > 1: debiased squared W2 of samples, see `sim.distances`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from sim.denoisers import Guided
+from sim.distances import wasserstein2_squared
+from sim.experiments.conditions_draws import Classes
+from sim.networks import ResidualMLP
+from sim.parameterisations import Velocity
+from sim.samplers import DPMSolverPP2M
+from sim.sampling import sample
+from sim.times import time_grid
+from sim.training import Conditions, Fit, fit
+from theory.corruption import EmbeddingGaussian, Fresh, LabelFlip
+from theory.paths import VPCosine
+
+NULL_RATE = 0.1
+"""Share of the uses of a point without a condition, for guidance."""
+
+
+class Training(NamedTuple):
+    """How a network is made: sizes, steps, batch, steps of the sampler."""
+
+    width: int
+    depth: int
+    steps: int
+    batch: int
+    sampler_steps: int
+
+
+class Task(NamedTuple):
+    """One training: points (n, d), labels (n), noise_std of the codes, transition matrix applied at every step, keys of
+    network and training."""
+
+    points: Float[Array, "*b n d"]
+    labels: Int[Array, "*b n"]
+    noise_std: Float[Array, "*b"]
+    matrix: Float[Array, "*b K K"]
+    key: Key[Array, "*b"]
+
+
+def network_samples(
+    tasks: Task, starts: Float[Array, "N d"], guidances: tuple[float, ...], training: Training
+) -> Float[np.ndarray, "B w K N d"]:
+    """Train a network for every task (leading axis B) and carry `starts` to each class's clean code, for every
+    guidance."""
+    cast = jax.tree.map(lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a, tasks)
+    times = time_grid(VPCosine(), training.sampler_steps, "log_snr")
+    weights = jnp.asarray(guidances, jnp.float32)
+    return np.asarray(_train_and_sample(cast, starts.astype(jnp.float32), weights, times, training), float)
+
+
+@eqx.filter_jit
+def _train_and_sample(tasks: Task, starts: Array, guidances: Array, times: Array, training: Training) -> Array:
+    path, classes = VPCosine(), tasks.matrix.shape[-1]
+    conds = jnp.repeat(jnp.arange(classes), len(starts))
+    start = jnp.tile(starts, (classes, 1))
+
+    def one(task: Task) -> Array:
+        denoiser = _trained(path, task, training).denoiser
+
+        def guided(w: Array) -> Array:
+            ends = sample(Guided(denoiser, w), path, DPMSolverPP2M(), times, start, jax.random.key(0), conds)
+            return jnp.asarray(ends).reshape(classes, len(starts), -1)
+
+        return jax.vmap(guided)(guidances)
+
+    return jax.vmap(one)(tasks)
+
+
+def _trained(path: VPCosine, task: Task, training: Training) -> Fit:
+    key_network, key_fit = jax.random.split(task.key)
+    classes, dtype = task.matrix.shape[-1], task.points.dtype
+    d, options = task.points.shape[1], {"dtype": dtype}
+    network = initialised(
+        lambda k: ResidualMLP(d, training.width, training.depth, classes, key=k, **options), key_network
+    )
+    perturb = EmbeddingGaussian(task.noise_std * np.sqrt(classes).astype(dtype))
+    conditions = Conditions(
+        task.labels, jnp.eye(classes, dtype=dtype), Fresh(LabelFlip(task.matrix)), Fresh(perturb), NULL_RATE
+    )
+    return fit(
+        network, path, Velocity(), task.points, conditions, key=key_fit, steps=training.steps, batch=training.batch
+    )
+
+
+def initialised(make: Callable[[Key[Array, ""]], ResidualMLP], key: Key[Array, ""]) -> ResidualMLP:
+    """A network of `make`'s shapes with matrices uniform within ±1/√(inputs), biases and last layer 0, from one draw.
+
+    Its own initialisation draws every layer by itself, which takes longer to compile than the training.
+    """
+    network = eqx.filter_eval_shape(make, key)
+    leaves, structure = jax.tree.flatten(network)
+    sizes = [leaf.size for leaf in leaves]
+    flat = jnp.split(jax.random.uniform(key, (sum(sizes),), leaves[0].dtype, -1.0, 1.0), np.cumsum(sizes)[:-1])
+    drawn = [part.reshape(leaf.shape) / np.sqrt(leaf.shape[-1]).item() for part, leaf in zip(flat, leaves, strict=True)]
+    filled = jax.tree.unflatten(structure, drawn)
+    layers = lambda n: (n.encoder, n.embedder, n.blocks.first, n.blocks.second)  # noqa: E731
+    zeros = [jnp.zeros_like(layer.bias) for layer in layers(filled)]
+    filled = eqx.tree_at(lambda n: [layer.bias for layer in layers(n)], filled, zeros)
+    return eqx.tree_at(lambda n: n.decoder, filled, jax.tree.map(jnp.zeros_like, filled.decoder))
+
+
+def quantile_losses(
+    ends: Float[np.ndarray, "*b K N 1"], scores: Float[np.ndarray, " N"], places: Float[np.ndarray, " K"]
+) -> Float[np.ndarray, "*b K"]:
+    """Squared W2 on the line between sorted images and the quantiles `scores` of N(0, 1) about each place."""
+    return np.mean((np.sort(ends[..., 0], axis=-1) - places[:, None] - scores) ** 2, axis=-1)
+
+
+def sample_losses(
+    first: Float[np.ndarray, "B K N d"], second: Float[np.ndarray, "B K N d"], classes: Classes, key: Key[Array, ""]
+) -> Float[np.ndarray, "B K"]:
+    """Debiased squared W2 between generated samples (two draws) and fresh data, which all tasks share."""
+    shape = (2, *first.shape[1:])
+    z = np.asarray(jax.random.normal(key, shape, float)) * np.sqrt(np.diag(classes.cov))
+    fresh = z + classes.means[:, None]
+    own = [wasserstein2_squared(a, b) for a, b in zip(*fresh, strict=True)]
+    losses = np.empty(first.shape[:2])
+    for b, k in np.ndindex(*losses.shape):
+        between = (wasserstein2_squared(first[b, k], fresh[0, k]) + wasserstein2_squared(second[b, k], fresh[1, k])) / 2
+        losses[b, k] = between - wasserstein2_squared(first[b, k], second[b, k]) / 2 - own[k] / 2
+    return losses

@@ -1,0 +1,99 @@
+"""The learned denoiser of the memorisation experiment: what it trains on under each operator, training, sampling.
+
+*One program.* Sets of all sizes are repeated to as many rows, which changes no training law, so that all networks train
+in one compiled program. A gate's noisy copies belong to rows, therefore gates take sets without repeated rows.
+*Pairs.* With one key, all operators and strengths share initial weights, batches and starts: differences are paired.
+"""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from sim.experiments.memorisation_config import Config, rows_needed
+from sim.experiments.memorisation_sets import Measures, Sets, measure, second_half
+from sim.gating import GateTimes, gate_times
+from sim.loss import Velocity
+from sim.networks import ResidualMLP
+from sim.samplers import DDIM
+from sim.sampling import sample
+from sim.times import time_grid
+from sim.training import Conditions, adam, fit
+from theory._checks import require
+from theory.corruption import EmbeddingGaussian, Fixed, Fresh, symmetric_flip
+from theory.paths import VPCosine
+
+PATH = VPCosine()
+"""The path of the whole experiment: it ends in unit noise."""
+
+
+def repeat_keys(sets: Sequence[Sets], key: Key[Array, ""]) -> list[tuple[Sets, Key[Array, ""]]]:
+    """Each set with a key of its own."""
+    return list(zip(sets, jax.random.split(key, len(sets)), strict=True))
+
+
+def rows_of(array: np.ndarray, rows: int) -> np.ndarray:
+    """The array repeated to `rows` rows."""
+    return np.tile(array, (rows // len(array),) + (1,) * (array.ndim - 1))
+
+
+def starts(sets: Sets, key: Key[Array, ""]) -> Float[Array, "m d"]:
+    """Unit noise, where every path of this experiment begins."""
+    return jax.random.normal(key, sets.fresh.shape, jnp.float64)
+
+
+def seen_codes(
+    operator: str, strength: float, labels: Int[np.ndarray, " n"], key: Key[Array, ""]
+) -> Float[np.ndarray, "n K"]:
+    """The one-hot code that each point trains with, where the operator acts once per point."""
+    classes, index = int(labels.max()) + 1, jnp.arange(len(labels))
+    observed, noise = jnp.asarray(labels), Fixed(EmbeddingGaussian(strength if operator == "cep fixed" else 0.0))
+    if operator == "flips":
+        flip = Fixed(symmetric_flip(jnp.full(classes, 1 / classes), strength))
+        observed = jax.vmap(lambda y, i: flip.sample(key, y, i))(observed, index)
+    return np.asarray(jax.vmap(lambda c, i: noise.sample(key, c, i))(jnp.eye(classes)[observed], index))
+
+
+def learn(config: Config, sets: Sequence[Sets], operator: str, strength: float, key: Key[Array, ""]) -> list[Measures]:
+    """Train one network per set under an operator of `OPERATORS`, sample, and measure."""
+    rows = rows_needed(config)
+    pairs = repeat_keys(sets, key)
+    level = np.where(second_half(sets[0].labels), strength if operator == "gate" else 0.0, 0.0)
+    require(operator != "gate" or rows == len(level), "sets", f"{len(level)} points", f"{rows}: gates repeat no row")
+    codes = [rows_of(seen_codes(operator, strength, s.labels, jax.random.fold_in(k, 1)), rows) for s, k in pairs]
+    eye = np.eye(codes[0].shape[1])
+    arrays = (
+        jnp.asarray(np.stack([rows_of(s.training, rows) for s in sets]), jnp.float32),
+        jnp.asarray(np.stack(codes), jnp.float32),
+        jnp.stack([starts(s, k) for s, k in pairs]).astype(jnp.float32),
+        jnp.asarray(np.stack([eye[s.fresh_labels] for s in sets]), jnp.float32),
+        jnp.stack([k for _, k in pairs]),
+    )
+    gamma, rate = (jnp.float32(strength if name == operator else 0.0) for name in ("cep", "dropout"))
+    gates = jax.tree.map(lambda a: a.astype(jnp.float32), gate_times(PATH, rows_of(level, rows)))
+    samples = np.asarray(_learn(config, time_grid(PATH, config.steps), gates, gamma, rate, arrays))
+    return [measure(x, s) for x, s in zip(samples, sets, strict=True)]
+
+
+@eqx.filter_jit
+def _learn(
+    config: Config, times: Array, gates: GateTimes, gamma: Array, null_rate: Array, arrays: tuple[Array, ...]
+) -> Float[Array, "r m d"]:
+    """One repeat after the other: on a core that is faster than side by side."""
+
+    def one(row: tuple[Array, ...]) -> Array:
+        points, codes, start, cond, key = row
+        key_network, key_fit, key_sample = jax.random.split(key, 3)
+        size, classes = points.shape[1], codes.shape[1]
+        network = ResidualMLP(size, config.width, config.depth, classes, key=key_network)
+        noise = Fresh(EmbeddingGaussian(gamma))
+        conditions = Conditions(jnp.arange(len(points)), codes, None, noise, null_rate)
+        optimiser = adam(config.training_steps, config.rate)
+        options = {"steps": config.training_steps, "batch": config.batch, "gate": gates, "optimiser": optimiser}
+        trained = fit(network, PATH, Velocity(), points, conditions, key=key_fit, **options)
+        return sample(trained.denoiser, PATH, DDIM(), times, start, key_sample, cond)
+
+    return jax.lax.map(one, arrays)
