@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH := .venv-bench
 
-.PHONY: report test lint claims benchmarks clean
+.PHONY: report test test-slow lint claims benchmarks clean
 
 report: $(STAMP)
 	$(BIN)/python -m sim report
 
 test: lint
-	$(BIN)/python -m pytest tests -q -n 2
+	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile
+
+test-slow: lint
+	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile -m 'slow and not gpu'
 
 claims: $(STAMP)
 	$(BIN)/python -m theory

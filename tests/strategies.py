@@ -1,8 +1,14 @@
-"""Hypothesis strategies for the arrays that tests share, built from the same constructions as the claims' cases."""
+"""What tests share: Hypothesis strategies built from the same constructions as the claims' cases, and all paths."""
 
+import pytest
 from hypothesis import strategies as st
 
 from theory.claims.cases import covariance, direction
+from theory.paths import PATHS
+
+QUICK_PATHS = ("vp_linear", "variance_exploding", "heat", "shortest")
+SOME_PATHS = [name if name in QUICK_PATHS else pytest.param(name, marks=pytest.mark.slow) for name in sorted(PATHS)]
+"""All paths for `parametrize`; those that differ least from one of the others only with `-m slow`."""
 
 dimensions = st.sampled_from([1, 2, 3, 8])
 seeds = st.integers(0, 2**32 - 1)

@@ -8,6 +8,7 @@ import pytest
 from scipy.integrate import quad
 
 from sim.denoisers import Clipped, Guided, LinearDenoiser, MixtureDenoiser, noise_of, score_of, velocity_of
+from tests.strategies import SOME_PATHS
 from theory.gaussian import Gaussian
 from theory.linear import PathDenoiser, corrupted_moments, drawn_moments, pooled_moments, shared_moments
 from theory.mixture import GaussianMixture
@@ -46,7 +47,7 @@ def reference(law, x, A, N):
     return jax.vmap(lambda y: law.posterior_mean(y, A, N))(x)
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", SOME_PATHS)
 @pytest.mark.parametrize("kind", ["full", "diagonal", "isotropic"])
 def test_posterior_mean_is_theorys(name, kind):
     """Dense, on every path: float64 to 1e-10; float32 to a few hundred of its ε times the size of the data."""
@@ -269,7 +270,7 @@ def test_clipped():
     assert np.max(np.abs(plain(x, 0.3, 0))) > 1
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", SOME_PATHS)
 def test_noise_and_velocity_of_a_known_pair(name):
     """Given x0 itself, the noise is ε and the velocity d/dt (A x0 + S ε), by differences of `corrupt`."""
     path = PATHS[name](even_spectrum())

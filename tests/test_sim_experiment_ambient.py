@@ -27,6 +27,8 @@ from theory.mixture import GaussianMixture
 from theory.paths import ShortestPath, VPCosine
 from theory.total_variation import Line, shifted_gaussians, total_variation
 
+pytestmark = pytest.mark.slow  # runs every kind of cell twice: minutes of compilation
+
 KEY = jax.random.key(3)
 TINY = ambient.Ambient(
     n_clean=(12,), levels=(0.2, 2.0, 4), line_repeats=24,

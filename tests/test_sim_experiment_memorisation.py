@@ -20,6 +20,8 @@ from sim.experiments.memorisation_sets import Sets, deal, draw, measure, nearest
 from sim.gating import gate_times
 from theory.data import DataSet
 
+pytestmark = pytest.mark.slow  # trains some twenty small networks: minutes of compilation
+
 TINY = Config(
     d=3,
     classes=2,

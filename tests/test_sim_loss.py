@@ -39,6 +39,7 @@ from sim.loss import (
     uniform,
     uniform_in,
 )
+from tests.strategies import SOME_PATHS
 from theory.ambient import Line, ambient_alpha, ambient_loss, minimum_error
 from theory.corruption import InputPerturbation, NoiseGate
 from theory.gates import noise_to_signal
@@ -48,7 +49,7 @@ EPS = float(np.finfo(np.float64).eps)
 SPECTRUM = jnp.asarray([4.0, 0.7, 0.7])
 WEIGHTS = {"uniform": uniform, "min-snr": min_snr(5.0), "in noise": uniform_in(Noise()), "edm": uniform_in(EDM(0.5))}
 times = st.floats(0.02, 0.98)
-each_path = pytest.mark.parametrize("name", sorted(PATHS))
+each_path = pytest.mark.parametrize("name", SOME_PATHS)
 PARTS = {**PARAMETERISATIONS, "edm": lambda: EDM(0.8), "edm, per frequency": lambda: EDM(jnp.sqrt(SPECTRUM))}
 
 
@@ -321,7 +322,7 @@ def test_min_snr_weights_are_the_papers(name, t, gamma):
 
 
 @pytest.mark.parametrize("key", PARAMETERISATIONS)
-@pytest.mark.parametrize("name", ["vp_linear", "variance_exploding", "heat", "shortest"])
+@pytest.mark.parametrize("name", ["variance_exploding", "shortest"])
 def test_float32_is_safe_at_both_ends(name, key):
     """Loss and gradient finite and float32 on [0, 1], ends included; near them as in float64, at the same times, to the
     2ε/(1-t) = 2.4e-4 that one rounding of 1 - t leaves of (1-t)², with a factor 4 for the products that follow.

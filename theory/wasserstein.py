@@ -98,7 +98,8 @@ def wasserstein2_1d_quantiles(
     x = F⁻¹(Φ(z)).
 
     For example `lambda z: mean + std * z` for N(mean, std²). Integrated over |z| <= 12, i.e. all but 4e-33 of the
-    mass, to a relative error of about `relative` (at least 1e-11) in W2². Quantiles may jump.
+    mass, to a relative error of about `relative` (at least 1e-11) in W2². Quantiles may jump,
+    but two jumps between neighbouring nodes are not seen: a step of mass 8e-5 cost 4e-5 of W2².
     """
 
     def integrand(z: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
