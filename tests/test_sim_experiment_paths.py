@@ -37,6 +37,8 @@ from theory.mixture import GaussianMixture
 from theory.paths import PATHS, OrnsteinUhlenbeck, VPCosine
 from theory.spectra import PowerLaw
 
+pytestmark = pytest.mark.slow  # runs every path and sampler: minutes of compilation
+
 SPECTRUM = jnp.asarray(PowerLaw(1.59, 0.3, 2.0).spectrum((4, 4)))
 KEY = jax.random.key(0)
 LONGEST = 13

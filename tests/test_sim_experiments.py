@@ -17,6 +17,8 @@ from sim.experiments.registry import EXPERIMENTS
 from sim.intervals import mean_interval
 from sim.results import experiment_results
 
+pytestmark = pytest.mark.slow  # runs small experiments in worker processes: minutes of compilation
+
 TINY = Config(
     studies=("steps", "flips"),
     d=2,
