@@ -34,6 +34,9 @@ class Config:
     - `flips`, `sigma_min`: strengths for the exact denoiser; `strengths`: operator -> strengths for the network, each
       beginning with 0.
     - `width`, `depth`, `training_steps`, `batch`, `rate`: the network, and its training by Adam.
+
+    Raises `ValueError` where the sizes do not divide the largest, a number of repeats is below 2, or an operator or its
+    first strength is not as said.
     """
 
     studies: tuple[str, ...] = ("steps", "flips", "gates", "points", "learned")

@@ -58,7 +58,10 @@ def seen_codes(
 
 
 def learn(config: Config, sets: Sequence[Sets], operator: str, strength: float, key: Key[Array, ""]) -> list[Measures]:
-    """Train one network per set under an operator of `OPERATORS`, sample, and measure."""
+    """Train one network per set under an operator of `OPERATORS`, sample, and measure.
+
+    Raises `ValueError` for "gate" on sets smaller than the largest of `config`, whose rows would be repeated.
+    """
     rows = rows_needed(config)
     pairs = repeat_keys(sets, key)
     level = np.where(second_half(sets[0].labels), strength if operator == "gate" else 0.0, 0.0)

@@ -139,7 +139,10 @@ def deal(data: DataSet, per_class: int, fresh: int, key: Key[Array, ""]) -> Sets
 
 
 def draw(d: int, classes: int, separation: float, per_class: int, fresh: int, key: Key[Array, ""]) -> Sets:
-    """The same from `classes` <= d Gaussians of unit covariance whose means lie `separation` apart, pairwise."""
+    """The same from `classes` Gaussians of unit covariance whose means lie `separation` apart, pairwise.
+
+    Raises `ValueError` where `classes` is below 2 or above d.
+    """
     require(2 <= classes <= d, "classes", classes, f"between 2 and the dimension {d}")
     noise = np.asarray(jax.random.normal(key, (2 * per_class + fresh, classes, d), jnp.float64))
     means = separation / np.sqrt(2) * np.eye(classes, d)

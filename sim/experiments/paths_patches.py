@@ -201,7 +201,7 @@ class Frame(NamedTuple):
 
 
 def frame(model: PatchModel, draws: int, key: Key[Array, ""]) -> Frame:
-    """Draw it; `draws` an even number >= 4."""
+    """Draw it. Raises `ValueError` where `draws` is not an even number >= 4."""
     require(draws >= 4 and draws % 2 == 0, "draws", draws, "an even number >= 4")
     key_data, key_fresh, key_noise, key_run = jax.random.split(key, 4)
     fresh = model.fresh(key_fresh, draws)
@@ -265,7 +265,8 @@ def patch_sets(
     """Patches (points, side, side) for training and as many for comparison, less the training mean; float64.
 
     From the photographs, or from `data`, an .npz file with `images`: grey means of squares cut at random from the
-    first and from the second half of the images.
+    first and from the second half of the images. Raises `ValueError` where these are fewer than 4, or smaller than
+    `side`.
     """
     if data is None:
         train, test, *_ = photograph_patches(side, points, points, shrink=shrink, seed=seed)
