@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH := .venv-bench
+PEERS := .venv-bench-sampling
 
 .PHONY: report test test-slow lint claims benchmarks clean
 
@@ -19,9 +20,11 @@ test-slow: lint
 claims: $(STAMP)
 	$(BIN)/python -m theory
 
-benchmarks: $(BENCH)/.installed
+benchmarks: $(BENCH)/.installed $(PEERS)/.installed
 	$(BENCH)/bin/python benchmarks/gaussian_wasserstein.py --output benchmarks/RESULTS-wasserstein.md
 	$(BENCH)/bin/python benchmarks/fisher_rao.py --output benchmarks/RESULTS-fisher.md
+	$(PEERS)/bin/python benchmarks/mixture_sampling.py --output benchmarks/RESULTS-sampling.md
+	$(PEERS)/bin/python benchmarks/empirical_denoiser.py --output benchmarks/RESULTS-empirical.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -29,7 +32,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(BENCH) report results build dist
+	rm -rf $(VENV) $(BENCH) $(PEERS) report results build dist
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Patina needs Python >= 3.11; found " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 report") if sys.version_info < (3, 11) else None'
@@ -42,3 +45,9 @@ $(BENCH)/.installed: pyproject.toml benchmarks/constraints.txt
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints.txt --editable '.[bench]'
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint benchmarks/constraints.txt pyBregMan
 	touch $(BENCH)/.installed
+
+$(PEERS)/.installed: pyproject.toml benchmarks/constraints-sampling.txt
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints-sampling.txt --editable '.[bench-sampling]'
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint benchmarks/constraints-sampling.txt k-diffusion smalldiffusion
+	touch $(PEERS)/.installed

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sim.denoisers import MixtureDenoiser
+from sim.mixture_denoiser import MixtureDenoiser
 from sim.samplers import SigmaHeun
 from sim.sampling import sample
 from sim.times import time_grid

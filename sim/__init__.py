@@ -9,12 +9,15 @@ each beside its own finite-sample bias, are in `sim.distances`, `sim.entropy` an
 """
 
 from sim.conditions import seen_classes
-from sim.denoisers import Clipped, Guided, LinearDenoiser, MixtureDenoiser, noise_of, score_of, velocity_of
+from sim.conversions import noise_of, score_of, velocity_of
+from sim.denoisers import Clipped, Guided, LinearDenoiser
 from sim.empirical import AmbientEmpiricalDenoiser, EmpiricalDenoiser, keep_points
-from sim.gating import GateTimes, ambient_pair, gate_times
+from sim.gating import ambient_pair, gated_pair
 from sim.likelihood import log_likelihood
-from sim.loss import denoising_loss, min_snr, uniform
-from sim.parameterisations import EDM, Data, Noise, Predictor, Velocity
+from sim.loss import MinSNR, UniformIn, denoising_loss, uniform
+from sim.mixture_denoiser import MixtureDenoiser
+from sim.networks import ResidualMLP
+from sim.parameterisations import EDM, Data, Flow, Noise, Predictor, Velocity
 from sim.samplers import (
     DDIM,
     SAMPLERS,
@@ -28,6 +31,7 @@ from sim.samplers import (
 )
 from sim.sampling import Trajectory, sample, start_from
 from sim.times import GRIDS, time_grid
+from sim.training import fit
 
 __all__ = [
     "DDIM",
@@ -42,23 +46,26 @@ __all__ = [
     "Data",
     "EmpiricalDenoiser",
     "Euler",
-    "GateTimes",
+    "Flow",
     "Guided",
     "Heun",
     "LinearDenoiser",
+    "MinSNR",
     "MixtureDenoiser",
     "Noise",
     "Predictor",
+    "ResidualMLP",
     "ReverseSDE",
     "SigmaHeun",
     "Trajectory",
+    "UniformIn",
     "Velocity",
     "ambient_pair",
     "denoising_loss",
-    "gate_times",
+    "fit",
+    "gated_pair",
     "keep_points",
     "log_likelihood",
-    "min_snr",
     "noise_of",
     "sample",
     "score_of",

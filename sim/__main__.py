@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import tyro
 
-from theory._checks import InputError, require
+from theory._checks import InputError, make_folder, require
 
 RESULTS = Path("results")
 REPORT = Path("report")
@@ -28,27 +28,20 @@ def list_experiments() -> int:
     return 0
 
 
-def _make_folder(argument: str, folder: Path) -> None:
-    """Make the folder now, so that no work is lost for the lack of it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        require(False, argument, f"{folder} ({error.strerror})", "a folder that can be written to")
-
-
 def _jobs(names: Sequence[str], fast: bool, data: Path | None, seed: int, out: Path) -> list[Any]:
+    """The experiments named, or all of them: then data are for those that use any."""
     from sim.experiments.base import Job, find_experiments
     from sim.experiments.registry import EXPERIMENTS
 
     jobs = []
-    for experiment in find_experiments(names, EXPERIMENTS):
+    for experiment in find_experiments(names or tuple(EXPERIMENTS), EXPERIMENTS):
         config = experiment.fast if fast else experiment.full
-        if data is not None:
-            takes = any(field.name == "data" for field in dataclasses.fields(config))
-            require(takes, "data", data, f"left out for {experiment.name}, which uses no data")
+        takes = any(field.name == "data" for field in dataclasses.fields(config))
+        require(takes or not names or data is None, "data", data, f"left out: {experiment.name} uses no data")
+        if takes and data is not None:
             config = dataclasses.replace(config, data=data)
         folder = out / experiment.name
-        _make_folder("out", folder)
+        make_folder("out", folder)
         jobs.append(Job(experiment, config, seed, folder))
     return jobs
 
@@ -75,7 +68,6 @@ def run(
         workers: Processes; by default one per core.
     """
     from sim.experiments.base import run_jobs, write_result
-    from sim.experiments.registry import EXPERIMENTS
 
     require(all != bool(names), "names", " ".join(names) or "none", "names of experiments or --all, one of them")
     require(0 <= seed < 2**32, "seed", seed, "between 0 and 2^32 - 1")
@@ -84,7 +76,7 @@ def run(
         from theory.data import load_npz
 
         load_npz(data)  # a bad file is refused before anything runs
-    jobs = _jobs(tuple(EXPERIMENTS) if all else names, fast, data, seed, out)
+    jobs = _jobs(names, fast, data, seed, out)
     run_jobs(jobs, workers=workers)
     for job in jobs:
         print(f"{job.experiment.title}: {job.experiment.answer(job.config, job.rows())}\n  {write_result(job)}")
@@ -101,7 +93,6 @@ def report(*, out: Path = REPORT, results: Path = RESULTS, full: bool = False, s
         seed: Seed of everything drawn.
     """
     from sim.experiments.base import run_jobs, write_result
-    from sim.experiments.registry import EXPERIMENTS
     from sim.results import experiment_results
     from theory.claims.registry import find_claims
     from theory.report import page, write_page
@@ -109,8 +100,8 @@ def report(*, out: Path = REPORT, results: Path = RESULTS, full: bool = False, s
     from theory.verdicts import decide_with_progress, verdict_table
 
     require(0 <= seed < 2**32, "seed", seed, "between 0 and 2^32 - 1")
-    _make_folder("out", out)
-    jobs = _jobs(tuple(EXPERIMENTS), not full, None, seed, results)
+    make_folder("out", out)
+    jobs = _jobs((), not full, None, seed, results)
     claims = find_claims([])
     decisions = decide_with_progress(claims, seed=seed)
     print(verdict_table(claims, decisions))
@@ -119,12 +110,7 @@ def report(*, out: Path = REPORT, results: Path = RESULTS, full: bool = False, s
         write_result(job)
     shown = [*all_results(), *experiment_results(jobs)]
     print(f"wrote {write_page(out, page(claims, decisions, shown))}")
-    return 0 if all_as_recorded(decisions) else 1
-
-
-def all_as_recorded(decisions: Sequence[Any]) -> bool:
-    """Whether every verdict is the recorded one."""
-    return all(decision.as_recorded for decision in decisions)
+    return 0 if all(decision.as_recorded for decision in decisions) else 1
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"list": list_experiments, "run": run, "report": report}

@@ -20,20 +20,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from theory.path_base import Gain, Path, Time, match_axes, safe_sqrt
+from theory.path_base import Gain, Path, Time, mix, safe_sqrt
 
 
 def noise_of(path: Path, xt: Float[Array, "*shape"], t: Time, x0_hat: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """ε̂ = (x_t - A x̂0)/S of one sample, in the type of `xt`; 0 at frequencies where S = 0."""
     signal, power = path.powers(jnp.asarray(t, xt.dtype))
     inverse = jnp.where(power > 0, 1 / safe_sqrt(jnp.where(power > 0, power, 1.0)), 0.0)
-    return _combine(path, (xt, inverse), (x0_hat, -safe_sqrt(signal) * inverse))
+    return mix(path, (inverse, xt), (-safe_sqrt(signal) * inverse, x0_hat))
 
 
 def score_of(path: Path, xt: Float[Array, "*shape"], t: Time, x0_hat: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """∇ log p_t(x_t) = (A x̂0 - x_t)/S² of one sample (Tweedie), in the type of `xt`; not finite where S = 0."""
     signal, power = path.powers(jnp.asarray(t, xt.dtype))
-    return _combine(path, (xt, -1 / power), (x0_hat, safe_sqrt(signal) / power))
+    return mix(path, (-1 / power, xt), (safe_sqrt(signal) / power, x0_hat))
 
 
 def velocity_of(
@@ -45,7 +45,7 @@ def velocity_of(
     (signal, noise), (d_signal, d_noise) = _with_slope(path.powers, time)
     rate = jnp.where(noise > 0, d_noise / (2 * jnp.where(noise > 0, noise, 1.0)), 0.0)
     gain = safe_sqrt(signal)
-    return _combine(path, (xt, rate), (x0_hat, _signal_slope(path, time, gain, d_signal) - rate * gain))
+    return mix(path, (rate, xt), (_signal_slope(path, time, gain, d_signal) - rate * gain, x0_hat))
 
 
 def _signal_slope(path: Path, t: Float[Array, ""], gain: Gain, slope: Gain) -> Gain:
@@ -57,10 +57,3 @@ def _signal_slope(path: Path, t: Float[Array, ""], gain: Gain, slope: Gain) -> G
 
 def _with_slope(function: Callable, t: Float[Array, ""]) -> tuple:
     return jax.jvp(function, (t,), (jnp.ones_like(t),))
-
-
-def _combine(path: Path, *terms: tuple[Float[Array, "..."], Gain]) -> Float[Array, "..."]:
-    """Σ gain · sample in the path's basis."""
-    parts = [match_axes(gain, x) * path.to_basis(x) for x, gain in terms]
-    total = sum(parts[1:], start=parts[0])
-    return path.from_basis(total).astype(terms[0][0].dtype)

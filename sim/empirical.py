@@ -45,13 +45,12 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from sim.coordinates import coordinate_powers, from_coordinates, require_grid, to_coordinates
-from sim.gating import GateTimes, kept_point
-from theory._checks import is_concrete, require, require_finite
+from sim.gating import kept_point
+from sim.sampler_base import Condition
+from theory._checks import is_concrete, require, require_finite, require_probabilities
+from theory.gates import GateTimes
 from theory.path_base import Path, Time, safe_sqrt
 
-__all__ = ["AmbientEmpiricalDenoiser", "EmpiricalDenoiser", "keep_points"]
-
-Condition = Int[ArrayLike, ""] | None
 DIRECT = 16
 """Dimension up to which all squared distances are sums of squared differences."""
 ROWS = 1024
@@ -114,8 +113,8 @@ class _Cloud(eqx.Module):
         """x̂0 for one sample; `view(start, A, S²)` is the block of rows from `start` on."""
         require_grid(self.path, xt.shape)
         require(xt.shape == self.shape, "xt", f"shape {xt.shape}", f"of the points' shape {self.shape}")
-        require(cond is None or self.labels is not None, "cond", cond, "None: the points have no labels")
-        self._require_open(t)
+        self._require_condition(cond)
+        self._require_open(t, cond)
         d = self.points.shape[1]
         signal, power = coordinate_powers(self.path, jnp.asarray(t), d)
         gain, noise = safe_sqrt(signal), jnp.maximum(power, self.floor)
@@ -123,9 +122,20 @@ class _Cloud(eqx.Module):
         x0_hat = self._stream(x, cond, lambda start: view(start, gain, noise))
         return from_coordinates(self.path, x0_hat + self.centre.astype(x.dtype)).reshape(xt.shape)
 
-    def _require_open(self, t: Time) -> None:
-        if self.gates is not None and is_concrete(t) and is_concrete(self.gates.t_max):
-            require(bool(jnp.any(self.gates.opens(t))), "t", t, "a time at which the gate of some point is open")
+    def _require_condition(self, cond: Condition) -> None:
+        require(cond is None or self.labels is not None, "cond", cond, "None: the points have no labels")
+        if cond is not None and self.log_rows is not None and is_concrete(cond):
+            rows = self.log_rows.shape[0]
+            require(bool(0 <= np.asarray(cond) < rows), "cond", cond, f"a row of class_weights, 0 to {rows - 1}")
+
+    def _require_open(self, t: Time, cond: Condition) -> None:
+        if self.gates is None or not (is_concrete(t) and is_concrete(cond) and is_concrete(self.gates.t_max)):
+            return
+        opened = self.gates.opens(t)
+        if cond is not None and self.log_rows is not None:
+            opened = opened & (self.log_rows[cond][self.labels] > -jnp.inf)
+        allowed = "a time at which the gate of some point is open (of one that cond weighs)"
+        require(bool(jnp.any(opened)), "t", t, allowed)
 
     def _stream(self, x: Array, cond: Condition, view: Callable[[Array], _Rows]) -> Array:
         """Σ p_i (values_i + drift_i x), one block after the other."""
@@ -204,7 +214,7 @@ class EmpiricalDenoiser(eqx.Module):
     - `points`: shape `n *shape`, float32 or float64, finite, n >= 1. A scalar path copies nothing.
     - `labels`: `n` integers >= 0, needed for `cond`. `class_weights`: `C K`, rows of probabilities over the points'
       labels, see the module's top; default the identity.
-    - `gates`: `sim.gating.gate_times(path, sigma_min, sigma_max)`: a point takes part, as it is, where its gate is
+    - `gates`: `theory.gates.gate_times(path, sigma_min, sigma_max)`: a point takes part, as it is, where its gate is
       open. This is the optimum over *raw* points; for points noised once and kept see `AmbientEmpiricalDenoiser`.
     - `block`: points taken together; memory grows with samples × block. `refine`: see the module's top.
 
@@ -287,7 +297,7 @@ class AmbientEmpiricalDenoiser(eqx.Module):
 
         def view(start: Array, gain: Array, noise: Array) -> _Rows:
             gates = jax.tree.map(lambda a: cloud.rows(a, start), cloud.gates)
-            late, opened = (time >= gates.t_open) & (time > gates.t_max), gates.opens(time)
+            late, opened = gates.uses_kept(time), gates.opens(time)
             raw, kept = cloud.rows(cloud.points, start), cloud.rows(self.kept, start)
             z = jnp.where(late[:, None], kept, raw) - cloud.centre
             variance = jnp.where(late[:, None], _kept_variance(cloud.path, gates.t_n, z.shape[1]), 0.0)
@@ -381,7 +391,8 @@ def _class_rows(
         return None, None
     y = np.asarray(labels)
     require(y.shape == (n,), "labels", f"shape {y.shape}", f"one label per point, ({n},)")
-    require(bool(np.issubdtype(y.dtype, np.integer) and y.min() >= 0), "labels", y.dtype, "integers >= 0")
+    require(bool(np.issubdtype(y.dtype, np.integer)), "labels", y.dtype, "integers")
+    require(bool(y.min() >= 0), "labels", f"smallest {y.min()}", "at least 0")
     weights = np.eye(int(y.max()) + 1) if class_weights is None else np.asarray(class_weights)
     _check_class_weights(weights, y)
     counts = np.bincount(y, minlength=weights.shape[1])
@@ -393,8 +404,6 @@ def _class_rows(
 def _check_class_weights(weights: np.ndarray, y: np.ndarray) -> None:
     fits = weights.ndim == 2 and weights.shape[1] > int(y.max())
     require(fits, "class_weights", f"shape {weights.shape}", f"(C, K) with K > the largest label {y.max()}")
-    require_finite("class_weights", weights)
-    off = float(np.max(np.abs(weights.sum(axis=1) - 1)))
-    require(bool(weights.min() >= 0) and off <= 1e-5, "class_weights", f"off by {off:.3g}", "rows of probabilities")
+    require_probabilities("class_weights", weights, weights.shape[1])
     empty = [int(k) for k in np.flatnonzero(weights.max(axis=0) > 0) if not np.any(y == k)]
     require(not empty, "labels", f"no point of classes {empty[:5]}", "of every class that class_weights uses")

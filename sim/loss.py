@@ -6,13 +6,13 @@ w = 1 being "uniform in this parameterisation". On scalar paths and for scalar w
 over the d coordinates makes losses of different sizes comparable; the losses of `theory` are sums, d times this one.
 In terms of x0 the weight is w Δ²/S² (see `sim.parameterisations`), so the same loss can be written in any of them:
 
-    uniform_in(P)    w = Δ_P²/Δ²               uniform in P's space, whatever the network predicts
-    min_snr(γ)       w = min(A², γ S²)/Δ²      min(SNR, γ) on x0 (Hang et al. 2023, eq. 8), the SNR per frequency:
+    UniformIn(P)     w = Δ_P²/Δ²               uniform in P's space, whatever the network predicts
+    MinSNR(γ)        w = min(A², γ S²)/Δ²      min(SNR, γ) on x0 (Hang et al. 2023, eq. 8), the SNR per frequency:
                                                min(SNR, γ)/SNR on noise, min(SNR, γ)/(SNR + 1) on velocity
-    EDM's            uniform with `EDM`, or uniform_in(EDM(σ_d)): 1/c_out² = SNR + 1/σ_d² on x0
+    EDM's            uniform with `EDM`, or UniformIn(EDM(σ_d)): 1/c_out² = SNR + 1/σ_d² on x0
 
 All are computed from A, S and Δ without forming an SNR that overflows; at the ends of the path the targets and
-min-SNR weights are finite, and so is the loss (`uniform_in` is infinite where Δ = 0, as it must be).
+min-SNR weights are finite, and so is the loss (`UniformIn` is about 1e30, not infinite, where Δ alone is 0).
 
 Which times are drawn is the other half of the weighting: `UniformTime`, or EDM's `LogNormalTime`. `stratified` spreads
 the draws evenly over a batch.
@@ -30,50 +30,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, ScalarLike
 
-from sim.gating import AmbientPair, GateTimes, ambient_pair, gate_times, gated_pair, kept_point
-from sim.parameterisations import (
-    EDM,
-    PARAMETERISATIONS,
-    Data,
-    Flow,
-    Noise,
-    Parameterisation,
-    Predictor,
-    Velocity,
-)
-from theory._checks import require, require_positive
-from theory.path_base import Gain, Path, Time, match_axes
-
-__all__ = [
-    "EDM",
-    "PARAMETERISATIONS",
-    "AmbientPair",
-    "Data",
-    "Flow",
-    "GateTimes",
-    "LogNormalTime",
-    "MinSNR",
-    "Noise",
-    "Parameterisation",
-    "Predictor",
-    "TimeLaw",
-    "UniformIn",
-    "UniformTime",
-    "Velocity",
-    "Weight",
-    "ambient_pair",
-    "denoising_loss",
-    "gate_times",
-    "gated_pair",
-    "kept_point",
-    "min_snr",
-    "stratified",
-    "uniform",
-    "uniform_in",
-]
-
-Sample = Float[Array, "..."]
-
+from sim.parameterisations import Parameterisation, Predictor
+from theory._checks import require, require_between, require_positive
+from theory.path_base import Gain, Path, Sample, Time, match_axes
 
 Weight = Callable[[Path, Parameterisation, Time], Gain]
 """`weight(path, parameterisation, t)` -> w >= 0 on the squared error of the output: a scalar, or one per frequency."""
@@ -85,18 +44,21 @@ def uniform(path: Path, parameterisation: Parameterisation, t: Time) -> Gain:
 
 
 class UniformIn(eqx.Module):
-    """Uniform in the space of another parameterisation; see `uniform_in`."""
+    """The loss of a network that predicts in `space`, for a network that predicts anything else."""
 
     space: Parameterisation
 
     def __call__(self, path: Path, parameterisation: Parameterisation, t: Time) -> Gain:
         """(Δ_space / Δ)²."""
-        signal, noise = path.signal(t), path.noise(t)
+        signal, noise = _floored(path.signal(t), path.noise(t))
         return (self.space.determinant(signal, noise) / parameterisation.determinant(signal, noise)) ** 2
 
 
 class MinSNR(eqx.Module):
-    """min(SNR, γ) on the error of x0; see `min_snr`. Raises `ValueError` unless gamma > 0."""
+    """min(SNR, gamma) on the error of x0; 5 in the paper. Raises `ValueError` unless gamma > 0.
+
+    Source: Hang et al. 2023, section 3.4.
+    """
 
     gamma: ScalarLike = 5.0
 
@@ -109,16 +71,6 @@ class MinSNR(eqx.Module):
         signal, noise = _floored(path.signal(t), path.noise(t))
         determinant = parameterisation.determinant(signal, noise)
         return jnp.minimum((signal / determinant) ** 2, self.gamma * (noise / determinant) ** 2)
-
-
-def uniform_in(space: Parameterisation) -> Weight:
-    """The loss of a network that predicts in `space`, for a network that predicts anything else."""
-    return UniformIn(space)
-
-
-def min_snr(gamma: ScalarLike = 5.0) -> Weight:
-    """min(SNR, gamma) on the error of x0, gamma > 0 (5 in the paper). Source: Hang et al. 2023, section 3.4."""
-    return MinSNR(gamma)
 
 
 def _floored(signal: Gain, noise: Gain) -> tuple[Gain, Gain]:
@@ -144,15 +96,15 @@ def denoising_loss(
 
     - `predictor`: network, path and parameterisation; differentiate with respect to its network.
     - `x0`: clean sample; `t` in [0, 1]; `eps`: standard normal noise, of x0's shape; `cond`: given to the network.
-    - `weight`: `uniform`, `uniform_in(...)`, `min_snr(...)` or a function of the same kind.
+    - `weight`: `uniform`, `UniformIn(...)`, `MinSNR(...)` or a function of the same kind.
     - `seen`: the noise in the network's input where it is not `eps`, e.g. `InputPerturbation(γ).sample(key, eps)`.
 
-    Raises `ValueError` where shapes differ.
+    Raises `ValueError` where shapes differ or `t` is outside [0, 1].
     """
     path, parameterisation = predictor.path, predictor.parameterisation
+    require_between("t", t, 0.0, 1.0)
     xt = path.corrupt(x0, t, eps if seen is None else seen)
     output = predictor.output(xt, t, cond)
-    require(output.shape == x0.shape, "network's output", f"shape {output.shape}", f"of x0's shape {x0.shape}")
     error = output - parameterisation.target(path, x0, eps, t)
     return _mean_square(path, weight(path, parameterisation, t), error)
 

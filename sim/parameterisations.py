@@ -31,15 +31,13 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from theory._checks import require_positive
-from theory.path_base import Gain, Path, Time, match_axes
+from theory._checks import require, require_positive
+from theory.path_base import Gain, Path, Sample, Time, mix
 
-__all__ = ["EDM", "PARAMETERISATIONS", "Data", "Flow", "Noise", "Parameterisation", "Predictor", "Velocity"]
-
-Sample = Float[Array, "..."]
 Network = Callable[[Sample, Float[Array, ""], Any], Sample]
 """`network(input, noise_label, cond)` for one sample; returns an array of the input's shape."""
 
@@ -73,16 +71,16 @@ class Parameterisation(eqx.Module):
     def target(self, path: Path, x0: Sample, eps: Sample, t: Time) -> Sample:
         """F for the clean sample `x0` and the noise `eps` (same shape) at time `t`."""
         noise_part, data_part = self.encode(path.signal(t), path.noise(t))
-        return _combine(path, noise_part, eps, data_part, x0)
+        return mix(path, (noise_part, eps), (data_part, x0))
 
     def to_data(self, path: Path, output: Sample, xt: Sample, t: Time) -> Sample:
         """x̂0 for the network's `output` F at x_t."""
         skip, gain = self.decode(path.signal(t), path.noise(t))
-        return _combine(path, skip, xt, gain, output)
+        return mix(path, (skip, xt), (gain, output))
 
     def network_input(self, path: Path, xt: Sample, t: Time) -> Sample:
         """x_t as the network sees it."""
-        return _scale(path, self.input_gain(path.signal(t), path.noise(t)), xt)
+        return mix(path, (self.input_gain(path.signal(t), path.noise(t)), xt))
 
 
 class _Plain(Parameterisation):
@@ -227,16 +225,27 @@ class Predictor(eqx.Module):
 
     **Arguments:** `network(input, noise_label, cond)` returns an array of the sample's shape; `path`;
     `parameterisation`: what the network predicts.
+
+    Raises `ValueError` where the output has another shape, or an array in the parameterisation is not of the path's
+    grid.
     """
 
     network: Network
     path: Path
     parameterisation: Parameterisation
 
+    def __check_init__(self) -> None:
+        """Check that the parameterisation's arrays fit the path."""
+        for leaf in jax.tree.leaves(self.parameterisation):
+            fits = jnp.shape(leaf) in ((), self.path.grid)
+            require(fits, "parameterisation", f"an array of shape {jnp.shape(leaf)}", f"of scalars or {self.path.grid}")
+
     def output(self, xt: Sample, t: Time, cond: Any = None) -> Sample:
-        """What the network predicts at `xt`, in the sample's dtype."""
+        """What the network predicts at `xt`, in the sample's dtype. Raises `ValueError` where it has another shape."""
         seen = self.parameterisation.network_input(self.path, xt, t)
-        return self.network(seen, self.parameterisation.label(self.path, t), cond).astype(xt.dtype)
+        output = self.network(seen, self.parameterisation.label(self.path, t), cond)
+        require(output.shape == xt.shape, "network's output", f"shape {output.shape}", f"of the sample's, {xt.shape}")
+        return output.astype(xt.dtype)
 
     def __call__(self, xt: Sample, t: Time, cond: Any = None) -> Sample:
         """x̂0 at `xt`."""
@@ -245,18 +254,3 @@ class Predictor(eqx.Module):
 
 def _number(value: float, like: Gain) -> Float[Array, ""]:
     return jnp.asarray(value, like.dtype)
-
-
-def _scale(path: Path, gain: Gain, x: Sample) -> Sample:
-    """`gain` times the coefficients of x."""
-    if gain.ndim == 0:
-        return (gain * x).astype(x.dtype)
-    return path.from_basis(match_axes(gain, x) * path.to_basis(x)).astype(x.dtype)
-
-
-def _combine(path: Path, gain: Gain, x: Sample, other: Gain, y: Sample) -> Sample:
-    """gain x + other y, per frequency; without a change of basis where both gains are numbers."""
-    if gain.ndim == other.ndim == 0:
-        return (gain * x + other * y).astype(x.dtype)
-    mixed = match_axes(gain, x) * path.to_basis(x) + match_axes(other, y) * path.to_basis(y)
-    return path.from_basis(mixed).astype(x.dtype)

@@ -1,24 +1,30 @@
-"""Patches of the bundled photographs for training and for comparison, which share no pixel; and ways to degrade them.
+"""Patches of photographs for training and for comparison, which share no pixel; and ways to degrade them.
 
-Each photograph (scikit-learn ships two) is cut into square tiles, coloured like a chessboard: patches for training come
-from the tiles of one colour, patches for comparison from the other, so both sets see every part of both pictures and no
-patch reaches into another's tile. Within a tile patches lie on a grid of the widest stride that still yields the
-number asked for: `side` or more means that no two patches overlap.
+Each bundled photograph (scikit-learn ships two) is cut into square tiles, coloured like a chessboard: patches for
+training come from the tiles of one colour, patches for comparison from the other, so both sets see every part of both
+pictures and no patch reaches into another's tile. Of a user's images the even-numbered ones are for training, the
+others for comparison. Within a tile or image patches lie on a grid of the widest stride that still yields the number
+asked for: `side` means that no two patches overlap.
 
 Patches of two photographs are not independent draws of "natural images": with few tiles, two halves of one picture
-differ by more than sampling noise, which is why distances are reported beside their value between the two halves.
+differ by more than sampling noise, which is why distances are debiased by those between halves (`debiased_distance`).
 
 Images lie in [-1, 1], shape (n, h, w) for grey or (n, h, w, c) for colour; degradations keep shape and float type.
 """
 
+import functools
 import io
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import ArrayLike, Float, Int
 
+from sim.distances import debiased_wasserstein2_squared
 from theory._checks import require, require_between, require_finite
+from theory.data import load_npz
 
 TILE = 4
 """Side of a tile in patches' sides."""
@@ -65,44 +71,94 @@ def photograph_patches(
     more patches than there are; the message says how many.
     """
     require(side >= 1, "side", side, "at least 1 pixel")
-    images = photographs(colour=colour, shrink=shrink)
-    rng = np.random.default_rng(seed)
-    sets, places = [], []
+    images, size = photographs(colour=colour, shrink=shrink), TILE * side
+    tiles = [(k, i, j) for k, image in enumerate(images) for i, j in np.ndindex(*(n // size for n in image.shape[:2]))]
+    corners = np.array([(k, i * size, j * size) for k, i, j in tiles], int).reshape(-1, 3)
+    odd = np.array([(i + j) % 2 for _, i, j in tiles])
+    room, halves = ((TILE - 1) * side,) * 2, []
     for parity, (name, count) in enumerate((("n_train", n_train), ("n_test", n_test))):
-        positions = _positions([image.shape[:2] for image in images], side, parity, count, name)
-        chosen = positions[rng.permutation(len(positions))[:count]]
-        places.append(chosen)
-        cut = [images[k][row : row + side, column : column + side] for k, row, column in chosen]
-        sets.append(np.stack(cut) if cut else np.empty((0, side, side, *images[0].shape[2:])))
-    return PatchSets(*sets, *places)
+        require(count >= 0, name, count, "at least 0")
+        places = _places(corners[odd == parity], room, side, count)
+        require(count <= len(places), name, count, f"at most {len(places)} patches of {side} x {side} pixels")
+        halves.append(places)
+    return _cut(images, halves, side, (n_train, n_test), seed)
 
 
-def _positions(shapes: list[tuple[int, ...]], side: int, parity: int, count: int, name: str) -> np.ndarray:
-    """Positions at the widest stride that gives at least `count` of them."""
-    require(count >= 0, name, count, "at least 0")
-    tiles = np.array([tile for k, shape in enumerate(shapes) for tile in _tiles(k, shape, TILE * side, parity)])
-    room = (TILE - 1) * side
+def patch_sets(
+    side: int, n_train: int, n_test: int, *, shrink: int = 1, seed: int = 0, data: Path | None = None
+) -> PatchSets:
+    """Grey patches of the photographs (`photograph_patches`), or at most so many of a user's images.
+
+    `data`: an .npz file with images (`theory.data.load_npz`), used at full size: patches for training are of the even-
+    numbered ones, for comparison of the others; colour becomes grey as `GREY` says (other numbers of channels: their
+    mean), and values beyond [-1, 1] are scaled into it. Raises `DataError` for a bad file or one without images,
+    `ValueError` where the images are smaller than `side`, and as `photograph_patches` does.
+    """
+    if data is None:
+        return photograph_patches(side, n_train, n_test, shrink=shrink, seed=seed)
+    require(side >= 1, "side", side, "at least 1 pixel")
+    grey = _grey_images(data, data.stat().st_mtime_ns if data.exists() else 0)
+    shape = grey.shape[1:]
+    require(min(shape) >= side, "data", f"images of {shape[0]} x {shape[1]}", f"of at least {side} x {side} pixels")
+    corners, room = np.array([(k, 0, 0) for k in range(len(grey))]), (shape[0] - side, shape[1] - side)
+    halves = [_places(corners[half::2], room, side, count) for half, count in enumerate((n_train, n_test))]
+    return _cut(grey, halves, side, (n_train, n_test), seed)
+
+
+@functools.lru_cache(maxsize=1)
+def _grey_images(data: Path, changed: int) -> Float[np.ndarray, "n h w"]:
+    """The file's images, grey, within [-1, 1]; `changed`: when it last was, as one name may come to hold other data."""
+    images = load_npz(data).images
+    grey = images @ GREY if images.shape[-1] == 3 else images.mean(axis=-1)
+    return grey / max(1.0, float(np.abs(grey).max()))
+
+
+def _cut(
+    images: Sequence[np.ndarray] | np.ndarray, halves: list[np.ndarray], side: int, counts: tuple[int, int], seed: int
+) -> PatchSets:
+    """Up to so many patches at random ones of the places."""
+    rng = np.random.default_rng(seed)
+    chosen = [places[rng.permutation(len(places))[:count]] for places, count in zip(halves, counts, strict=True)]
+    empty = np.empty((0, side, side, *images[0].shape[2:]))
+    sets = [
+        np.stack([images[k][i : i + side, j : j + side] for k, i, j in part]) if len(part) else empty for part in chosen
+    ]
+    return PatchSets(*sets, *chosen)
+
+
+def _places(corners: Int[np.ndarray, "k 3"], room: tuple[int, int], side: int, count: int) -> Int[np.ndarray, "n 3"]:
+    """Positions at the widest stride, up to `side`, that gives at least `count` of them, or all; `corners`: of equal
+    regions, each with `room` rows and columns to go."""
     for stride in range(side, 0, -1):
-        offsets = np.arange(0, room + 1, stride)
-        if len(tiles) * len(offsets) ** 2 >= count:
-            return _spread(tiles, offsets)
-    available = len(tiles) * (room + 1) ** 2
-    require(False, name, count, f"at most {available} patches of {side} x {side} pixels")
-    raise AssertionError
+        rows, columns = (np.arange(0, size + 1, stride) for size in room)
+        if len(corners) * len(rows) * len(columns) >= count:
+            break
+    shifts = np.array([(0, i, j) for i in rows for j in columns])
+    return (corners[:, None] + shifts).reshape(-1, 3)
 
 
-def _tiles(photograph: int, shape: tuple[int, ...], size: int, parity: int) -> list[tuple[int, int, int]]:
-    """Upper left corners of the tiles of one colour."""
-    rows, columns = shape[0] // size, shape[1] // size
-    return [(photograph, i * size, j * size) for i in range(rows) for j in range(columns) if (i + j) % 2 == parity]
+def without_mean(images: Float[np.ndarray, "n h w ..."]) -> Float[np.ndarray, "n h w ..."]:
+    """Each image less its own mean: its detail. Brightness, which is hardly degraded or hard to sample, would else be
+    nearly all of a distance."""
+    return images - images.mean(axis=(1, 2), keepdims=True)
 
 
-def _spread(tiles: np.ndarray, offsets: np.ndarray) -> Int[np.ndarray, "n 3"]:
-    if not len(tiles):
-        return np.empty((0, 3), np.int64)
-    rows, columns = (grid.ravel() for grid in np.meshgrid(offsets, offsets, indexing="ij"))
-    shifts = np.stack([np.zeros_like(rows), rows, columns], axis=1)
-    return (tiles[:, None] + shifts[None]).reshape(-1, 3)
+def debiased_distance(x: Float[ArrayLike, "n ..."], y: Float[ArrayLike, "m ..."]) -> float:
+    """Debiased W2² (see `sim.distances`) of two sets of images or points, of mean 0 on equal laws: with X, X' and Y, Y'
+    the halves of `x` and `y`, ½ W2²(X, Y) + ½ W2²(X', Y') - ½ W2²(X, X') - ½ W2²(Y, Y').
+
+    Raises `ValueError` for sets of less than 2, and as `wasserstein2_squared` does.
+    """
+    require(min(np.shape(x)[0], np.shape(y)[0]) >= 2, "x and y", (np.shape(x), np.shape(y)), "at least 2 each")
+    x1, x2, y1, y2 = (half for images in (x, y) for half in _halves(np.asarray(images)))
+    both = [np.stack(pair) for pair in ((x1, x2), (x2, x1), (y1, y2), (y2, y1))]
+    return float(debiased_wasserstein2_squared(*both).debiased)
+
+
+def _halves(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the second half, flattened; the last of an odd number is left out."""
+    flat, half = images.reshape(len(images), -1), len(images) // 2
+    return flat[:half], flat[half : 2 * half]
 
 
 def _check(images: np.ndarray) -> None:
@@ -164,23 +220,3 @@ def jpeg(images: Images, quality: int) -> Images:
         Image.fromarray(image.reshape(shape)).save(stream, "JPEG", quality=int(quality))
         out[index] = (np.asarray(Image.open(stream)) / 127.5 - 1.0).reshape(images.shape[1:])
     return out
-
-
-def random_masks(images: Images, share: float, *, seed: int = 0, box: int = 1) -> Bool[np.ndarray, "n h w"]:
-    """For each image a mask, true where pixels are lost: boxes of `box` x `box` pixels on a grid, each independently
-    with probability `share` in [0, 1]. Deterministic in `seed`. Raises `ValueError` for another share or box < 1.
-    """
-    _check(images)
-    require_between("share", share, 0.0, 1.0)
-    require(box >= 1, "box", box, "at least 1 pixel")
-    n, height, width = images.shape[:3]
-    lost = np.random.default_rng(seed).random((n, -(-height // box), -(-width // box))) < share
-    return np.repeat(np.repeat(lost, box, axis=1), box, axis=2)[:, :height, :width]
-
-
-def masked(images: Images, lost: Bool[np.ndarray, "n h w"], *, fill: float = 0.0) -> Images:
-    """The images with `fill` where `lost` is true. Raises `ValueError` where the mask does not fit."""
-    _check(images)
-    require(lost.shape == images.shape[:3], "lost", f"shape {lost.shape}", f"of shape {images.shape[:3]}")
-    hidden = lost.reshape(lost.shape + (1,) * (images.ndim - 3))
-    return np.where(hidden, np.asarray(fill, images.dtype), images)

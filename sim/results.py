@@ -11,5 +11,5 @@ def experiment_results(jobs: Sequence[Job]) -> Iterator[Result]:
     for job in jobs:
         rows = job.rows()
         figures = list(job.experiment.figures(job.config, rows).values())
-        text = f"{job.experiment.answer(job.config, rows)}"
-        yield Result(f"{job.experiment.title}: {job.experiment.question}", text, figures)
+        answer, details = job.experiment.answer(job.config, rows), job.experiment.details(job.config, rows)
+        yield Result(f"{job.experiment.title}: {job.experiment.question}", answer, figures, details)

@@ -5,20 +5,20 @@ and a key. All sums of samples are weighted by gains, per frequency in the path'
 """
 
 import abc
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 
-from theory.path_base import Gain, Path, match_axes, safe_sqrt
+from theory.path_base import Gain, Path, Sample, mix, safe_sqrt
 
-Denoiser = Callable[[Array, Array, PyTree], Array]
+Denoiser = Callable[..., Sample]
 """`denoiser(xt, t, cond) -> x̂0` for one sample."""
-Sample = Float[Array, "..."]
+Condition = Int[ArrayLike, ""] | None
+"""A class's index, or None: unconditional."""
 
 
 class Point(NamedTuple):
@@ -35,14 +35,6 @@ def point(path: Path, t: Float[Array, ""]) -> Point:
     """The path's gains and slopes at time `t`."""
     (signal, noise), (d_signal, d_noise) = jax.jvp(path.powers, (t,), (jnp.ones_like(t),))
     return Point(t, safe_sqrt(signal), safe_sqrt(noise), d_signal, d_noise)
-
-
-def mix(path: Path, *terms: tuple[Gain, Sample]) -> Sample:
-    """Σ gain · x over (gain, x) pairs, the gains being diagonal in the path's basis; of the first sample's type."""
-    dtype = terms[0][1].dtype
-    parts = (match_axes(gain.astype(dtype), x) * path.to_basis(x) for gain, x in terms)
-    total = functools.reduce(jnp.add, parts)
-    return path.from_basis(total).astype(dtype)
 
 
 class Move(NamedTuple):
@@ -63,12 +55,11 @@ class Sampler(eqx.Module):
     """Abstract sampler: a step is (sample, memory, move) -> (sample, memory).
 
     `needs_signal`: the path must have some signal at the first time. `order`: of convergence in the step, in the
-    marginals for a random one. `calls`: of the denoiser per step (one in the last).
+    marginals for a random one.
     """
 
     needs_signal: eqx.AbstractClassVar[bool]
     order: eqx.AbstractClassVar[int]
-    calls: eqx.AbstractClassVar[int]
 
     @abc.abstractmethod
     def step(self, xt: Sample, memory: PyTree, move: Move) -> tuple[Sample, PyTree]:

@@ -33,9 +33,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from sim.sampler_base import Move, Point, Sample, Sampler, ddim_step, mix, point
+from sim.sampler_base import Move, Point, Sampler, ddim_step, point
 from theory._checks import is_concrete, require
-from theory.path_base import Gain, Path, safe_sqrt
+from theory.path_base import Gain, Path, Sample, mix, safe_sqrt
 
 Variance = Literal["small", "large"]
 
@@ -45,7 +45,6 @@ class DDIM(Sampler):
 
     needs_signal: ClassVar[bool] = False
     order: ClassVar[int] = 1
-    calls: ClassVar[int] = 1
 
     def step(self, xt: Sample, memory: PyTree, move: Move) -> tuple[Sample, PyTree]:
         """One step."""
@@ -66,7 +65,6 @@ class Ancestral(Sampler):
     noisy_end: bool = eqx.field(default=False, static=True)
     needs_signal: ClassVar[bool] = False
     order: ClassVar[int] = 1
-    calls: ClassVar[int] = 1
 
     def __check_init__(self) -> None:
         """Check the ranges."""
@@ -127,7 +125,6 @@ class Euler(Sampler):
 
     needs_signal: ClassVar[bool] = True
     order: ClassVar[int] = 1
-    calls: ClassVar[int] = 1
 
     def step(self, xt: Sample, memory: PyTree, move: Move) -> tuple[Sample, PyTree]:
         """One step."""
@@ -143,7 +140,6 @@ class Heun(Sampler):
 
     needs_signal: ClassVar[bool] = True
     order: ClassVar[int] = 2
-    calls: ClassVar[int] = 2
 
     def step(self, xt: Sample, memory: PyTree, move: Move) -> tuple[Sample, PyTree]:
         """One step."""
@@ -164,7 +160,6 @@ class SigmaHeun(Sampler):
 
     needs_signal: ClassVar[bool] = True
     order: ClassVar[int] = 2
-    calls: ClassVar[int] = 2
 
     def step(self, xt: Sample, memory: PyTree, move: Move) -> tuple[Sample, PyTree]:
         """DDIM's step plus (s - a S/A)(ε̂ at its end - ε̂ at its start)/2, where that difference is
@@ -186,7 +181,6 @@ class DPMSolverPP2M(Sampler):
 
     needs_signal: ClassVar[bool] = False
     order: ClassVar[int] = 2
-    calls: ClassVar[int] = 1
 
     def start(self, xt: Sample, path: Path) -> PyTree:
         """No estimate yet: as if the previous step had been infinite."""
@@ -212,7 +206,6 @@ class ReverseSDE(Sampler):
 
     needs_signal: ClassVar[bool] = True
     order: ClassVar[int] = 1
-    calls: ClassVar[int] = 1
 
     def _drifted(self, xt: Sample, move: Move) -> tuple[Sample, Gain]:
         """x + (f x - g² score) Δt, and g² |Δt|; the score is (A x̂ - x)/S²."""
@@ -249,7 +242,6 @@ class Adaptive(Sampler):
     end: float = eqx.field(default=1e-7, static=True)
     needs_signal: ClassVar[bool] = True
     order: ClassVar[int] = 8
-    calls: ClassVar[int] = 13
 
     def __check_init__(self) -> None:
         """Check the ranges."""

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from sim.sampler_base import Denoiser, Move, Point, Sample, Sampler, point
+from sim.sampler_base import Denoiser, Move, Point, Sampler, point
 from sim.times import check_times
-from theory._checks import is_concrete, require
-from theory.path_base import Path
+from theory._checks import is_concrete, require, require_between, require_finite
+from theory.path_base import Path, Sample
 
 
 class Trajectory(NamedTuple):
@@ -75,7 +75,7 @@ def sample(
     trajectory: bool = False,
     chunk: int = 2000,
 ) -> Float[Array, "n ..."] | Trajectory:
-    """Carry `start`, n samples of x_t at `times[0]`, to x0.
+    """Carry `start`, n samples of x_t at `times[0]`, to x0, or to x_t at `times[-1]` > 0 of a path that starts clean.
 
     **Arguments:**
 
@@ -88,7 +88,7 @@ def sample(
     - `trajectory`: also return the states at all times. `chunk`: samples computed together, >= 1.
 
     Raises `ValueError` for times that do not fall, shapes that do not fit the path or each other, a first time without
-    signal for a sampler that needs it, and where the denoiser returned something that is not finite.
+    signal for a sampler that needs it, and where the denoiser returned another shape or something not finite.
     """
     times, start = jnp.asarray(times), jnp.asarray(start)
     _check(path, sampler, times, start, cond, chunk)
@@ -106,7 +106,12 @@ def _check(path: Path, sampler: Sampler, times: Array, start: Array, cond: PyTre
     require(
         grid == path.grid, "start", f"shape {start.shape}", f"(n, *{path.grid}), the path's grid; channels may follow"
     )
+    require(bool(jnp.issubdtype(start.dtype, jnp.floating)), "start", f"dtype {start.dtype}", "floating")
+    require_finite("start", start)
     require(chunk >= 1, "chunk", chunk, "an integer >= 1")
+    for leaf in jax.tree.leaves(sampler):
+        fits = jnp.shape(leaf) in ((), path.grid)
+        require(fits, "sampler", f"an array of shape {jnp.shape(leaf)}", f"of numbers or arrays {path.grid}, the grid")
     for leaf in jax.tree.leaves(cond):
         fits = jnp.ndim(leaf) >= 1 and leaf.shape[0] == start.shape[0]
         require(fits, "cond", f"shape {jnp.shape(leaf)}", f"of leading axis {start.shape[0]}, as start")
@@ -144,7 +149,14 @@ def _follow(
     """One sample from the first time to x0."""
 
     def denoise(xt: Sample, t: Float[Array, ""]) -> Sample:
-        return denoiser(xt, t.astype(xt.dtype), cond).astype(xt.dtype)
+        x0_hat = denoiser(xt, t.astype(xt.dtype), cond)
+        require(
+            x0_hat.shape == xt.shape,
+            "denoiser",
+            f"shape {x0_hat.shape}",
+            f"a function to the sample's shape {xt.shape}",
+        )
+        return x0_hat.astype(xt.dtype)
 
     def move(k: Array | int, late: Array, early: Array) -> Move:
         return Move(denoise, path, point(path, late), point(path, early), jax.random.fold_in(key, k))
@@ -183,8 +195,9 @@ def start_from(
 ) -> Float[Array, "n ..."]:
     """Exact draws of x_t at time `t`, for draws `x0` (n, *shape) of the data: a start without prior mismatch.
 
-    Raises `ValueError` where a sample does not fit the path.
+    Raises `ValueError` where a sample does not fit the path or `t` is outside [0, 1].
     """
+    require_between("t", t, 0.0, 1.0)
     return _corrupted(path, x0, jnp.asarray(t, x0.dtype), key)
 
 

@@ -11,7 +11,7 @@ With u = 0, 1/N, ..., 1:
 The last three place their times by log-SNR, which is infinite at the ends of most paths; they run between the ends of
 `path.t_range` and take one more step to t = 0 where the path starts clean. On per-frequency paths log-SNR is that of
 the reference frequency. On a path that does not start clean (EDM) samplers denoise once more after the last time: such
-a grid has one time fewer, so that `steps` always counts the sampler's steps.
+a grid ends at `path.t_range[0]` and has one time fewer, so that `steps` always counts the sampler's steps.
 """
 
 import math
@@ -50,9 +50,11 @@ def time_grid(
     require(whole and steps >= least, "steps", steps, f"an integer >= {least}")
     require(0 < first <= 1, "first", first, "in (0, 1]")
     require(variance > 0 and math.isfinite(variance), "variance", variance, "finite and positive")
+    last = 0.0 if path.starts_clean else path.t_range[0]
+    require(first > path.t_range[0], "first", first, f"later than path.t_range[0] = {path.t_range[0]:g}")
     if kind in ("uniform", "quadratic"):
         u = np.linspace(0.0, 1.0, steps + 1 if path.starts_clean else steps)
-        return jnp.asarray(first * ((1 - u) if kind == "uniform" else (1 - u) ** 2))
+        return jnp.asarray(last + (first - last) * ((1 - u) if kind == "uniform" else (1 - u) ** 2))
     return _by_log_snr(path, steps, kind, min(first, path.t_range[1]), variance)
 
 

@@ -32,11 +32,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree, ScalarLike, Shaped
 
-from sim.gating import GateTimes, gated_pair
+from sim.gating import gated_pair
 from sim.loss import TimeLaw, UniformTime, Weight, denoising_loss, stratified, uniform
 from sim.parameterisations import Network, Parameterisation, Predictor
 from theory._checks import require, require_between, require_finite
 from theory.corruption import Fixed, Fresh, VectorCorruption
+from theory.gates import GateTimes
 from theory.path_base import Path, Time
 
 __all__ = ["CodeDenoiser", "Conditions", "Fit", "adam", "fit"]
@@ -178,6 +179,8 @@ def fit(
     finite, numbers of samples that do not agree, and sizes outside their ranges.
     """
     _check(points, conditions, gate, steps, batch)
+    require(0 <= decay < 1, "decay", decay, "in [0, 1)")
+    require(chunk is None or chunk >= 1, "chunk", chunk, "at least 1")
     optimiser = adam(steps) if optimiser is None else optimiser
     key_batch, key_sample = jax.random.split(key)
     weights, static = eqx.partition(network, eqx.is_inexact_array)

@@ -19,6 +19,6 @@ threadpool_limits(1)
 install_import_hook(["theory", "sim"], "beartype.beartype")
 
 _quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}
-settings.register_profile("ci", max_examples=30, derandomize=True, **_quiet)
+settings.register_profile("ci", max_examples=20, derandomize=True, **_quiet)
 settings.register_profile("attack", max_examples=1000, **_quiet)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

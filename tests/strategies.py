@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from theory.claims.cases import covariance, direction
 from theory.paths import PATHS
 
-QUICK_PATHS = ("vp_linear", "variance_exploding", "heat", "shortest")
+QUICK_PATHS = ("vp_linear", "variance_exploding", "bures", "shortest")
 SOME_PATHS = [name if name in QUICK_PATHS else pytest.param(name, marks=pytest.mark.slow) for name in sorted(PATHS)]
-"""All paths for `parametrize`; those that differ least from one of the others only with `-m slow`."""
+"""All paths for `parametrize`; those dearest to compile or nearest to one of the others only with `-m slow`."""
 
 dimensions = st.sampled_from([1, 2, 3, 8])
 seeds = st.integers(0, 2**32 - 1)

@@ -32,7 +32,7 @@ from theory.corruption import (
     corrupted_class_moments,
     symmetric_flip,
 )
-from theory.gates import ambient_alpha, ambient_weight, buffer_noise, first_time, noise_to_signal
+from theory.gates import ambient_alpha, ambient_weight, buffer_noise, gate_times, noise_to_signal
 from theory.paths import PATHS, VarianceExploding, VPCosine
 
 DRAWS = 20_000
@@ -302,13 +302,14 @@ SPECTRUM = 1.0 / (0.1 + np.add.outer(np.fft.fftfreq(4) ** 2, np.fft.fftfreq(4) *
 def test_gate_times_on_every_path(name):
     path = PATHS[name](jnp.asarray(SPECTRUM))
     gate = NoiseGate(0.8, 0.2)
-    t_max, t_n, t_open = gate.times(path)
+    times = gate.times(path)
+    t_max, t_n, t_open = (float(t) for t in (times.t_max, times.t_n, times.t_open))
     assert np.all(noise_to_signal(path, t_max) <= 0.2 + 1e-6)
     if not math.isfinite(t_n):
         assert np.any(noise_to_signal(path, 1.0) < 0.8)
         return
     assert np.min(noise_to_signal(path, t_n)) == pytest.approx(0.8, rel=1e-6)
-    assert first_time(path, 0.8) == pytest.approx(t_n, abs=1e-9)
+    assert np.min(noise_to_signal(path, t_n - 1e-6)) < 0.8
     kept = noise_to_signal(path, t_n)
     assert np.all(gate.path_weight(path, 0.5 * t_max) == 1)
     assert np.all(gate.path_weight(path, 0.5 * (t_max + t_n)) == 0)
@@ -325,17 +326,55 @@ def test_gate_times_on_every_path(name):
 def test_a_clean_sample_trains_everywhere_also_where_the_path_starts_with_noise(name):
     path = PATHS[name](jnp.asarray(SPECTRUM))
     gate = NoiseGate(0.0)
-    assert gate.times(path)[1:] == (0.0, 0.0)
+    times = gate.times(path)
+    assert float(times.t_n) == -math.inf
+    assert all(bool(times.opens(t)) for t in (0.0, 0.1, 1.0))
     for t in (1e-6, 0.1, 0.5, 1.0):
         assert np.all(gate.path_weight(path, t) == 1)
 
 
+LEVELS = ((0.05, 0.02), (0.4, 0.3), (0.4, 1e6), (2.0, 0.0), (60.0, 5.0), (1e5, 0.1))
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_gate_times_by_walking_along_the_path(name):
+    """Their definition on a grid of times: every frequency noisy enough to keep; past its buffer; little noise."""
+    path = PATHS[name](jnp.asarray(SPECTRUM))
+    walk = np.linspace(0, 1, 2001)
+    with np.errstate(divide="ignore"):
+        gains = [np.asarray(jax.vmap(gain)(jnp.asarray(walk))).reshape(2001, -1) for gain in (path.noise, path.signal)]
+        ratio = gains[0] / gains[1]
+    found = gate_times(path, *np.array(LEVELS).T)
+    for i, (low, high) in enumerate(LEVELS):
+        noisy = np.flatnonzero(np.all(ratio >= low, axis=1))
+        if not noisy.size or not np.all(np.isfinite(ratio[noisy[0]])):
+            assert float(found.t_open[i]) == math.inf or float(found.t_n[i]) > walk[-2]
+            continue
+        np.testing.assert_allclose(found.t_n[i], walk[noisy[0]], atol=1 / 2000)
+        kept = noise_to_signal(path, float(found.t_n[i])).reshape(-1)
+        late = np.flatnonzero(np.all(ratio >= math.sqrt(2) * kept * (1 - 1e-9), axis=1))
+        np.testing.assert_allclose(found.t_open[i], walk[late[0]] if late.size else math.inf, atol=1 / 2000)
+        little = np.flatnonzero(np.all(ratio <= high, axis=1))
+        np.testing.assert_allclose(found.t_max[i], walk[little[-1]] if little.size else -math.inf, atol=1 / 2000)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_an_unusable_sample_never_trains(name):
+    """Also at t = 1, where paths that end in pure noise do reach an infinite level."""
+    path = PATHS[name](jnp.asarray(SPECTRUM))
+    for gate in (gate_times(path, np.array([0.0, math.inf]))[1], NoiseGate(math.inf).times(path)):
+        assert not any(bool(gate.opens(t)) for t in (0.1, 0.9, 1.0))
+        assert float(gate.t_n) == math.inf
+    assert np.all(NoiseGate(math.inf).path_weight(path, 1.0) == 0)
+
+
 def test_gate_time_on_known_paths():
-    assert first_time(VPCosine(), math.inf) == 1.0
     ve = VarianceExploding()
-    t = first_time(ve, 5.0)
-    assert noise_to_signal(ve, t) == pytest.approx(5.0, rel=1e-8)
-    assert first_time(ve, 1e9) == math.inf
+    times = gate_times(ve, np.array([5.0, 1e9]))
+    low, high, rho = 0.002 ** (1 / 7), 80.0 ** (1 / 7), 7
+    t_n, t_open = (((sigma ** (1 / rho)) - low) / (high - low) for sigma in (5.0, 5.0 * math.sqrt(2)))
+    np.testing.assert_allclose(times.t_n, [t_n, math.inf], rtol=1e-9)
+    np.testing.assert_allclose(times.t_open, [t_open, math.inf], rtol=1e-9)
     assert np.all(NoiseGate(math.inf).path_weight(ve, 0.9) == 0)
     assert np.all(NoiseGate(0.0).path_weight(VPCosine(), 0.4) == 1)
 

@@ -183,7 +183,15 @@ def test_one_dimension_is_hyperbolic(mean, logs):
     assert abs(float(found.lower) - float(found.distance)) <= 1e-11
 
 
-@pytest.mark.parametrize("d", [3, 16, pytest.param(2, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "d",
+    [
+        3,
+        pytest.param(16, marks=pytest.mark.slow),
+        pytest.param(2, marks=pytest.mark.slow),
+        pytest.param(8, marks=pytest.mark.slow),
+    ],
+)
 def test_every_hard_pair_is_joined(d):
     """Eigenvalues exp(+-3), means 3 standard deviations apart: residual below 1e-9, distance above the lower bound."""
     p, q = hard_pairs(d, d, 32 if d < 16 else 4)
@@ -399,6 +407,7 @@ print(float(jnp.sum(jax.jit(jax.vmap(both))(means, covs))))
 """
 
 
+@pytest.mark.slow
 def test_compiled_kernel_does_not_hang():
     """Two Cholesky factorisations and a singular value decomposition in one program have hung XLA on two cores."""
     done = subprocess.run([sys.executable, "-c", HANG], capture_output=True, text=True, timeout=120, check=True)

@@ -15,9 +15,11 @@ import pytest
 
 from sim import __main__ as command
 from sim.experiments import registry
-from sim.experiments.memorisation import FAST, FULL, Config
+from sim.experiments.memorisation_config import FAST, FULL, MemorisationConfig
 
-TINY = Config(studies=("steps",), d=2, classes=2, per_class=(2,), corrupted_per_class=2, samples_per_class=4)
+TINY = MemorisationConfig(
+    studies=("steps",), d=2, classes=2, per_class=(2,), corrupted_per_class=2, samples_per_class=4
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +128,7 @@ def gone(pids, seconds):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs /proc to see processes")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_an_interrupt_ends_the_workers_with_the_command(how, tmp_path):
     """To the whole group, as a terminal sends Ctrl-C, while a worker computes; killed, it can say nothing."""
     arguments = [sys.executable, "-m", "sim", "run", "memorisation", "--fast", "--workers", "1", "--out", str(tmp_path)]

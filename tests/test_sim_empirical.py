@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sim.empirical import AmbientEmpiricalDenoiser, EmpiricalDenoiser, keep_points
-from sim.gating import GateTimes
+from theory.gates import GateTimes, gate_times
 from theory.paths import BuresPath, Heat, VarianceExploding, VPCosine
 
 GRID = (3, 2)
@@ -56,7 +56,10 @@ def brute(path, points, x, t, weights):
     return np.tensordot(p / p.sum(), points, 1)
 
 
-@pytest.mark.parametrize("name", paths())
+EACH_PATH = [pytest.param(name, marks=pytest.mark.slow) if name == "heat" else name for name in paths()]
+
+
+@pytest.mark.parametrize("name", EACH_PATH)
 def test_brute_force(name):
     path, (points, labels) = paths()[name], data()
     mixing = np.array([[0.8, 0.2, 0.0], [0.0, 0.5, 0.5]])
@@ -86,7 +89,7 @@ def test_blocks_make_no_difference_and_conditions_may_be_batched():
         np.testing.assert_allclose(other, results[0], atol=1e-13)
 
 
-@pytest.mark.parametrize("d", [3, 40])
+@pytest.mark.parametrize("d", [pytest.param(3, marks=pytest.mark.slow), 40])
 def test_float32_at_low_noise(d):
     """Pairs of points a noise level apart, far from the mean compared with it: |x|²/S² is 1e7, of which float32 keeps
     one digit behind the point; differences keep ε |x| |x - c|/S² < 2e-4 · √d.
@@ -163,7 +166,7 @@ def ambient_brute(path, points, kept, gates, x, t):
     return np.linalg.lstsq(design, np.concatenate([v * w for v, w in zip(targets, root, strict=True)]))[0].reshape(GRID)
 
 
-@pytest.mark.parametrize("name", paths())
+@pytest.mark.parametrize("name", EACH_PATH)
 def test_ambient_minimiser(name):
     """Levels differ between points; some clean, some of use at low noise, some never."""
     path, (points, _) = paths()[name], data()
@@ -195,6 +198,7 @@ def test_ambient_at_equal_levels_is_the_papers_form_and_differs_from_the_raw_one
     assert np.max(np.abs(raw - got)) > 0.1
 
 
+@pytest.mark.slow
 def test_clean_gates_are_no_gates():
     points, labels = data()
     path = VPCosine()
@@ -219,6 +223,29 @@ def test_no_open_point():
     assert np.all(np.isfinite(denoiser(jnp.ones(GRID), 0.7)))
 
 
+def test_no_open_point_of_the_class_asked_for():
+    points, labels = data()
+    only_first = np.where(labels == 0, 1.0, -np.inf)
+    gates = GateTimes(jnp.asarray(only_first), jnp.full(N, jnp.inf), jnp.full(N, jnp.inf))
+    denoiser = EmpiricalDenoiser(VPCosine(), points, labels, gates=gates)
+    assert np.all(np.isfinite(denoiser(jnp.ones(GRID), 0.3, 0)))
+    with pytest.raises(ValueError, match="gate of some point is open"):
+        denoiser(jnp.ones(GRID), 0.3, 1)
+
+
+@pytest.mark.parametrize("path", [VPCosine(), BuresPath(even_spectrum())], ids=["scalar", "spectral"])
+def test_an_unusable_point_takes_no_part_even_in_pure_noise(path):
+    points = jnp.asarray(data()[0])
+    gates = gate_times(path, np.where(np.arange(N) == 0, np.inf, 0.0))
+    kept = keep_points(path, points, gates, jax.random.key(0))
+    expected = np.mean(points[1:], axis=0)
+    for denoiser in (
+        EmpiricalDenoiser(path, points, gates=gates),
+        AmbientEmpiricalDenoiser(path, points, kept, gates),
+    ):
+        np.testing.assert_allclose(denoiser(jnp.ones(GRID), 1.0), expected, atol=1e-6)
+
+
 def test_kept_points_depend_on_the_index_alone():
     points = jnp.asarray(data()[0])
     gates = gated(np.full(N, 0.3))
@@ -237,7 +264,7 @@ def test_bad_input():
         EmpiricalDenoiser(path, np.where(points > 1, np.nan, points))
     with pytest.raises(ValueError, match="one label per point"):
         EmpiricalDenoiser(path, points, labels[:-1])
-    with pytest.raises(ValueError, match="integers >= 0"):
+    with pytest.raises(ValueError, match="labels must be at least 0"):
         EmpiricalDenoiser(path, points, labels - 5)
     with pytest.raises(ValueError, match="path's grid"):
         EmpiricalDenoiser(BuresPath(even_spectrum()), points.reshape(N, 6))
@@ -245,6 +272,9 @@ def test_bad_input():
         EmpiricalDenoiser(path, points)(jnp.ones((2, 3)), 0.5)
     with pytest.raises(ValueError, match="no labels"):
         EmpiricalDenoiser(path, points)(jnp.ones(GRID), 0.5, 1)
+    for cond in (-1, 3):
+        with pytest.raises(ValueError, match="cond must be a row of class_weights, 0 to 2"):
+            EmpiricalDenoiser(path, points, labels)(jnp.ones(GRID), 0.5, cond)
     with pytest.raises(ValueError, match="no point of classes"):
         EmpiricalDenoiser(path, points, labels, class_weights=np.eye(4))
     with pytest.raises(ValueError, match="one entry per point"):

@@ -12,16 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.denoisers import MixtureDenoiser
 from sim.experiments import ambient, ambient_flow, ambient_learners, ambient_line, ambient_patches
-from sim.experiments.ambient_answer import answer, beats
+from sim.experiments.ambient_answer import VERBS, answer, details
 from sim.experiments.ambient_compare import cross_fitted
-from sim.experiments.base import cell_key, plain
-from sim.gating import GateTimes
+from sim.experiments.base import make_row
+from sim.experiments.wording import find
 from sim.intervals import Interval, mean_interval
+from sim.mixture_denoiser import MixtureDenoiser
+from sim.patches import patch_sets
 from sim.times import time_grid
 from theory.data import DataError
-from theory.gates import buffer_noise
+from theory.gates import GateTimes, buffer_noise
 from theory.gaussian import Gaussian, wasserstein2_squared
 from theory.mixture import GaussianMixture
 from theory.paths import ShortestPath, VPCosine
@@ -30,7 +31,7 @@ from theory.total_variation import Line, shifted_gaussians, total_variation
 pytestmark = pytest.mark.slow  # runs every kind of cell twice: minutes of compilation
 
 KEY = jax.random.key(3)
-TINY = ambient.Ambient(
+TINY = ambient.AmbientConfig(
     n_clean=(12,), levels=(0.2, 2.0, 4), line_repeats=24,
     flow_sigma_min=(0.1, 0.4, 2), flow_repeats=4, flow_steps=12, flow_quantiles=32,
     buffer_ratios=(1.02, 4.0, 3), buffer_weights=(4.0, 16.0), buffer_repeats=8, buffer_flow_repeats=2, buffer_steps=12,
@@ -41,7 +42,7 @@ TINY = ambient.Ambient(
 
 @pytest.fixture(scope="module")
 def rows():
-    return ambient.rows_of(TINY)
+    return [make_row(ambient.run, TINY, cell, 0) for cell in ambient.cells(TINY)]
 
 
 # --- total variation ------------------------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ def test_gated_generation_ends_in_clean_points_alone():
 
 
 def test_noising_once_costs_most_near_sigma_min(rows):
-    (row,) = [row for row in rows if row["kind"] == "buffer"]
+    (row,) = find(rows, kind="buffer")
     ratio = np.array(row["once"]["value"]) / np.array(row["afresh"]["value"])
     assert ratio[0] > 3 > max(ratio[1:])  # weights of 670, 1.8 and 1.1
     np.testing.assert_allclose(row["opens_at"], [buffer_noise(1.0, w) for w in row["weights"]], rtol=1e-12)
@@ -203,25 +204,57 @@ def test_the_linear_learner_generates_the_moments_of_all_points_where_all_are_op
     points = jax.random.normal(KEY, (40, 3)) * jnp.asarray([1.0, 0.5, 0.2]) + 1.0
     groups, gates = (jnp.arange(40) >= 10).astype(int), ambient_learners.scan_gates(path, np.array([0.0, math.inf]))
     times = time_grid(path, 48, "edm")
-    b, M = ambient_learners.affine_maps(path, points, groups, gates, times, path.noise(times[0]))
+    made = ambient_learners.generated_gaussians(path, points, groups, gates, times, path.noise(times[0]))
     for k, part in enumerate((points, points[:10])):
         cov = np.cov(part.T, bias=True)
-        np.testing.assert_allclose(b[k], part.mean(axis=0), atol=1e-9)
-        np.testing.assert_allclose(M[k] @ M[k].T, cov, atol=0.03 * np.trace(cov))
-    assert np.abs(M[0] - M[1]).max() > 0.1
+        np.testing.assert_allclose(made.mean[k], part.mean(axis=0), atol=1e-9)
+        np.testing.assert_allclose(made.cov[k], cov, atol=0.03 * np.trace(cov))
+    assert np.abs(made.cov[0] - made.cov[1]).max() > 0.1
     learner = ambient_learners.GatedGaussianDenoiser(path, points, groups, jax.tree.map(lambda a: a[0], gates))
-    z = jax.random.normal(KEY, (4, 3))
-    starts = learner.moments(times[0])[0] + path.noise(times[0]) * z
-    np.testing.assert_allclose(ambient_learners.flow(learner, path, times, starts), b[0] + z @ M[0].T, atol=1e-9)
+    mean, std = learner.moments(times[0])[0], path.noise(times[0])
+    image = ambient_learners.affine_image(learner, path, times, mean, std)
+    np.testing.assert_allclose(image.cov, made.cov[0], rtol=1e-9)
+    z = np.sqrt(3) * np.concatenate([np.eye(3), -np.eye(3)])  # six points of mean 0 and covariance I
+    ends = np.asarray(ambient_learners.flow(learner, path, times, mean + std * jnp.asarray(z)))
+    np.testing.assert_allclose(ends.mean(axis=0), image.mean, atol=1e-9)
+    np.testing.assert_allclose(np.cov(ends.T, bias=True), image.cov, atol=1e-9)
 
 
-def test_distances_of_generated_gaussians():
-    rng = np.random.default_rng(0)
-    images, b, M = rng.normal(size=(50, 2, 2)), rng.normal(size=(3, 4)), rng.normal(size=(3, 4, 4))
-    flat = images.reshape(50, 4)
+def test_the_linear_learners_distance_is_that_of_what_it_generates():
+    """Its Gaussian's variances per cosine frequency are those of samples' (5 standard errors of 4000 samples)."""
+    pool = ambient_patches.PatchSets(
+        *(np.random.default_rng(0).uniform(-1, 1, (2, 40, 4, 4))), *np.zeros((2, 40, 3), int)
+    )
+    task = ambient_patches.patch_task(pool, "blur", 1.0, 20, 20, 20, 1, 0)
+    path = ambient_patches.patch_path()
+    times, gates = time_grid(path, 12, "edm"), ambient_learners.scan_gates(path, np.array([0.1]))
+    (distance,), variances = ambient_patches._linear(task, 0, gates, times)
+    points, groups = ambient_patches._points(task, 0)
+    made = ambient_learners.generated_gaussians(path, points, groups, gates, times, path.noise(times[0]))
+    z = np.random.default_rng(1).multivariate_normal(made.mean[0], made.cov[0], 4000)
+    sampled = ambient_patches.cosine_transform(z.reshape(-1, 4, 4)).var(axis=0)
+    np.testing.assert_allclose(variances[0], sampled, rtol=5 * math.sqrt(2 / 4000), atol=1e-12)
+    flat = task.reference.reshape(40, -1)
     truth = Gaussian(flat.mean(axis=0), np.cov(flat.T))
-    expected = [float(wasserstein2_squared(Gaussian(m, A @ A.T), truth)) for m, A in zip(b, M, strict=True)]
-    np.testing.assert_allclose(ambient_patches.gaussian_distances(b, M, images), expected, rtol=1e-9)
+    expected = wasserstein2_squared(Gaussian(made.mean[0], made.cov[0]), truth)
+    assert float(distance) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_a_users_denoiser_is_judged_as_the_memorising_learner():
+    """The memorising learner's own denoiser, given as a user's would be: the same samples but for the start's mean."""
+    pool = ambient_patches.PatchSets(
+        *(np.random.default_rng(0).uniform(-1, 1, (2, 60, 4, 4))), *np.zeros((2, 60, 3), int)
+    )
+    task = ambient_patches.patch_task(pool, "blur", 1.0, 20, 20, 20, 1, 0)
+    path, key = ambient_patches.patch_path(), jax.random.key(1)
+    points, _ = ambient_patches._points(task, 0)
+    gates = ambient_learners.scan_gates(path, np.array([math.inf]))
+    (row,), _ = ambient_patches._memorising(task, 0, gates, time_grid(path, 24, "edm"), key)
+    denoiser = ambient_flow.EmpiricalDenoiser(path, points[:20], refine=0)
+    own = ambient_patches.generated_distance(denoiser, task.test[0], key)
+    assert own == pytest.approx(row, rel=1e-3)
+    worse = ambient_patches.generated_distance(lambda xt, t, cond: jnp.zeros_like(xt), task.test[0], key)
+    assert worse > own
 
 
 # --- classifiers and data -------------------------------------------------------------------------------------------
@@ -243,14 +276,14 @@ def test_classifiers_need_more_noise_for_worse_data():
 
 
 def test_a_task_keeps_its_sets_apart():
-    pool = ambient_patches.patch_pool(4, 200, shrink=4)
+    pool = patch_sets(4, 200, 200, shrink=4)
     task = ambient_patches.patch_task(pool, "blur", 1.0, 10, 50, 40, 2, 0)
     good = {row.tobytes() for row in task.originals}
     bad = {row.tobytes() for row in task.degraded}
-    for train, *tests in zip(task.train, *task.test, strict=True):
+    for train, both in zip(task.train, task.test, strict=True):
         assert all(row.tobytes() in good for row in train[:10])
         assert all(row.tobytes() in bad for row in train[10:])
-        assert not {row.tobytes() for row in tests[0]} & {row.tobytes() for row in tests[1]}
+        assert len({row.tobytes() for row in both}) == 80
     assert np.abs(task.train.mean(axis=(2, 3))).max() < 1e-12
     for sizes, message in (((100, 200, 40), "at most the 200"), ((10, 50, 150), "at most half of the 200")):
         with pytest.raises(ValueError, match=message):
@@ -259,20 +292,20 @@ def test_a_task_keeps_its_sets_apart():
         ambient_patches.patch_task(pool, "fog", 1.0, 10, 50, 40, 2, 0)
 
 
-def test_a_users_images(tmp_path):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (6, 9, 8, 3), dtype=np.uint8)
-    np.savez(tmp_path / "mine.npz", images=images)
-    pool = ambient_patches.patch_pool(4, 100, data=tmp_path / "mine.npz")
-    assert len(pool.train) == len(pool.test) == 3 * 4  # three images each, of 2 x 2 patches
-    first = (images[0, :4, :4] / 127.5 - 1) @ ambient_patches.GREY
-    assert any(np.allclose(first, patch) for patch in pool.train)
-    assert not any(np.allclose(first, patch) for patch in pool.test)
-    with pytest.raises(ValueError, match="at least 16 x 16"):
-        ambient_patches.patch_pool(16, 100, data=tmp_path / "mine.npz")
-    np.savez(tmp_path / "points.npz", features=rng.normal(size=(9, 4)), labels=np.zeros(9, int))
-    with pytest.raises(DataError, match="images"):
-        ambient_patches.patch_pool(4, 100, data=tmp_path / "points.npz")
+def test_a_users_images_are_used_as_far_as_they_go_and_refused_before_anything_runs(tmp_path):
+    file, rng = tmp_path / "mine.npz", np.random.default_rng(0)
+    config = dataclasses.replace(TINY, data=file, degraded_per_clean=2)
+    np.savez(file, images=rng.uniform(-1, 1, (6, 9, 8)))
+    assert ambient.patch_sizes(config, ambient.patch_pool(config)) == (20, 20)
+    assert ambient.cells(config)
+    np.savez(file, images=rng.uniform(-1, 1, (6, 6, 6)))  # 3 x 9 = 27 patches of each kind
+    with pytest.raises(ValueError, match=r"data must be images with 30 patches of 4 x 4 .* got 27 and 27"):
+        ambient.cells(config)
+    np.savez(file, images=rng.uniform(-1, 1, (8, 6, 6)))
+    assert ambient.patch_sizes(config, ambient.patch_pool(config)) == (12, 18)
+    np.savez(file, features=rng.normal(size=(9, 4)), labels=np.zeros(9, int))
+    with pytest.raises(DataError, match="must be a set of images"):
+        ambient.cells(config)
 
 
 def test_bands_cover_all_frequencies_but_the_constant():
@@ -294,68 +327,58 @@ def test_cross_fitting_removes_the_optimism_of_a_scan():
     assert abs(found["value"].value) < 4.5 / math.sqrt(400)
     noise[:, 7] -= 1
     found = cross_fitted(noise, clean, everything + 5)
-    assert found["index"] == 7
+    assert found["indices"] == [7, 7]
     assert found["over_clean"].value == pytest.approx(1, abs=4.5 / math.sqrt(400))
     assert found["over_everything"].low > 5.5
     with pytest.raises(ValueError, match="2 repeats"):
         cross_fitted(noise[:1], clean[:1], everything[:1])
 
 
+def test_the_words_name_the_levels_at_which_the_best_was_measured(rows):
+    """Each half of the repeats is measured at the level best for the other: neither need be the best of all."""
+    scan = np.array([[1.0, 5.0, 2.0], [5.0, 1.0, 2.0], [1.0, 5.0, 2.0], [5.0, 1.0, 2.0]])
+    found = cross_fitted(scan, np.zeros(4), np.zeros(4))
+    assert found["indices"] == [0, 1]
+    assert found["value"].value == 5.0
+    (row,) = copy.deepcopy(find(rows, kind="flow", case="narrowed"))
+    row["best"]["indices"] = [0, 1]
+    assert "half of the training sets (0.1 and 0.4)" in details(TINY, [row])[0]
+
+
 def test_rows_are_deterministic_and_their_ends_meet(rows):
-    again = [ambient.run(TINY, cell, cell_key(0, cell)) for cell in ambient.cells(TINY)[:1]]
-    assert plain({**ambient.cells(TINY)[0], **again[0]}) == rows[0]
-    flow = next(row for row in rows if row["kind"] == "flow")
-    assert len(flow["gated"]["value"]) == 2
-    patches = [row for row in rows if row["kind"] == "patches"]
+    assert make_row(ambient.run, TINY, ambient.cells(TINY)[0], 0) == rows[0]
+    assert len(find(rows, kind="flow")[0]["gated"]["value"]) == 2
+    patches = find(rows, kind="patches")
     assert [row["learner"] for row in patches] == ["linear", "memorising"]
-    assert patches[0]["exact"] is not None
-    assert patches[1]["exact"] is None
     fine = np.array(patches[0]["bands"]["value"])[:, -1]
     assert fine[0] < fine[-1]  # blur takes the finest frequencies away, clean data have them
     assert np.shape(patches[0]["bands"]["value"]) == (2 + 4, 3)
 
 
-def _swapped(rows):
-    """The rows with clean only and everything exchanged."""
-    out = copy.deepcopy(rows)
-    for row in out:
-        for part in (row, row.get("distance"), row.get("exact")):
-            if part and "everything" in part:
-                part["clean"], part["everything"] = part["everything"], part["clean"]
-                if "best" in part:
-                    best = part["best"]
-                    best["over_clean"], best["over_everything"] = best["over_everything"], best["over_clean"]
-    return out
-
-
-def test_the_answer_follows_the_rows(rows):
+def test_the_words_follow_the_rows(rows):
     said = answer(TINY, rows)
-    assert "12 clean + 108 narrowed points beat the clean ones" in said
-    assert "shifted points beat the clean ones at no noise level that lasts up to σ = 2 (theory: never" in said
-    assert answer(TINY, _swapped(rows)) != said
+    assert "12 clean points with 108 degraded ones beat the former alone" in said
+    assert "at no noise that lasts up to σ = 2 (theory never) for shifted data" in said
+    assert len(said.split()) <= 65
     turned = copy.deepcopy(rows)
     turned[1]["crossover"] = {"value": 0.0, "low": 0.0, "high": 0.0}
     turned[0]["crossover"] = {"value": 0.5, "low": 0.3, "high": None}
     other = answer(TINY, turned)
-    assert "shifted points beat the clean ones at every noise level" in other
-    assert "narrowed points beat the clean ones undecidedly" in other
-    for gain, word in (((1, 2), "beats"), ((-2, -1), "loses to"), ((-1, 1), "is not told apart from")):
-        assert beats({"low": gain[0], "high": gain[1]}) == word
-        for row in turned:
-            if row["kind"] == "flow":
-                row["best"]["over_clean"] = {"value": 0.0, "low": gain[0], "high": gain[1]}
-        assert f"{word} clean only" in answer(TINY, turned)
+    assert "at every noise up to σ = 2 (theory never) for shifted" in other
+    assert "undecidedly at noise up to σ = 2" in other
+    for low, high, sign in ((1, 2, 1), (-2, -1, -1), (-1, 1, 0)):
+        for row in find(turned, kind="flow"):
+            row["best"]["over_clean"] = {"value": 0.0, "low": low, "high": high}
+        assert any(f"{VERBS[sign]} clean only" in sentence for sentence in details(TINY, turned))
 
 
 def test_wins_are_counted(rows):
     turned = copy.deepcopy(rows)
-    linear, memorising = (row for row in turned if row["kind"] == "patches")
-    for measure, low in ((linear["exact"], 1.0), (memorising["distance"], -1.0)):
+    for row, low in zip(find(turned, kind="patches"), (1.0, -1.0), strict=True):
         for name in ("best", "ideal", "learned"):
-            measure[name]["over_clean"] = measure[name]["over_everything"] = {"value": 0.0, "low": low, "high": 2.0}
-    assert "everything in 1 at the best sigma_min, 1 at the ideal classifier's, 1 at the learned one's of 2 cases" in (
-        answer(TINY, turned)
-    )
+            row[name]["over_clean"] = row[name]["over_everything"] = {"value": 0.0, "low": low, "high": 2.0}
+    assert "both clean only and everything in 1 of 2 cases" in answer(TINY, turned)
+    assert any("1 at the scan's best sigma_min, 1 at the ideal" in sentence for sentence in details(TINY, turned))
 
 
 def test_figures(rows):
@@ -368,9 +391,10 @@ def test_figures(rows):
     labels = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in line.axes]
     assert "crossover, theory" in labels[0]
     assert "crossover, theory" not in labels[1]
-    only = ambient.figures(TINY, [row for row in rows if row["kind"] == "line"])
+    only = ambient.figures(TINY, find(rows, kind="line"))
     assert set(only) == {"ambient_line"}
     assert answer(TINY, []) == ""
+    assert details(TINY, []) == []
 
 
 def test_configs_are_whole():
@@ -381,5 +405,5 @@ def test_configs_are_whole():
         assert config.patches_clean * (1 + config.degraded_per_clean) <= config.pool
         assert 2 * config.samples <= config.pool
         for field in dataclasses.fields(config):
-            assert f"`{field.name}`" in ambient.Ambient.__doc__, field.name
+            assert f"`{field.name}`" in ambient.AmbientConfig.__doc__, field.name
     assert mean_interval(np.array([1.0, 2.0])).value == 1.5

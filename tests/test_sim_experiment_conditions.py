@@ -11,11 +11,14 @@ import pytest
 from scipy.special import ndtri
 
 from sim.conditions import seen_classes
+from sim.denoisers import LinearDenoiser
 from sim.empirical import EmpiricalDenoiser
 from sim.experiments import conditions
 from sim.experiments.base import cell_key, plain
-from sim.experiments.conditions_answer import agreement, answer, verdict
+from sim.experiments.conditions_answer import answer, details, deviations, guided_best, shared_guidance, verdict
+from sim.experiments.conditions_config import strengths_of
 from sim.experiments.conditions_draws import (
+    draw_codes,
     draw_points,
     draw_sources,
     flipped_sets,
@@ -26,6 +29,7 @@ from sim.experiments.conditions_draws import (
     perturbed_sets,
     seen_rows,
 )
+from sim.experiments.conditions_figures import entropy_figure
 from sim.experiments.conditions_laws import (
     LineLaws,
     Moments,
@@ -37,7 +41,9 @@ from sim.experiments.conditions_laws import (
     perturbed_gaussians,
     points_loss,
 )
-from sim.experiments.conditions_network import Training, initialised, quantile_losses, sample_losses
+from sim.experiments.conditions_learners import _tasks
+from sim.experiments.conditions_network import NULL_RATE, Training, initialised, quantile_losses, sample_losses
+from sim.experiments.conditions_own import denoiser_gain
 from sim.networks import ResidualMLP
 from sim.samplers import DDIM
 from sim.sampling import sample
@@ -52,7 +58,8 @@ from theory.wasserstein import wasserstein2_1d
 TINY = conditions.ConditionsConfig(
     noise_stds=(0.0, 0.2, 0.5), etas=(0.0, 0.05, 0.2), rates=(0.0, 0.1), gammas=(0.0, 0.1), settings=((10, 4, 1.0),),
     sets=60, line_sets=400, steps=64, networks=2, network_width=8, network_depth=1, network_steps=40, network_batch=8,
-    network_noise=(0.0, 0.5), network_etas=(0.0, 0.05), network_samples=16,
+    network_noise=(0.0, 0.5), network_etas=(0.0, 0.05), network_rates=(0.0, 0.1), network_gammas=(0.0, 0.1),
+    network_samples=16,
 )  # fmt: skip
 
 
@@ -145,6 +152,7 @@ def line_mixture(weights, places):
     return GaussianMixture(jnp.asarray(weights), jnp.asarray(places)[:, None], jnp.ones((len(places), 1, 1)))
 
 
+@pytest.mark.slow
 def test_the_exact_learner_generates_the_mixture_of_what_it_has_seen():
     places, W = np.array([-1.0, 1.5]), np.array([[0.9, 0.1], [0.4, 0.6]])
     asked = np.array([0, 1])
@@ -178,6 +186,7 @@ def test_zero_weights_are_as_if_not_there():
     )
 
 
+@pytest.mark.slow
 def test_the_memorising_learner_generates_the_weighted_points():
     path, points = VPCosine(), jnp.array([[-3.0], [-1.0], [1.0], [3.0]])
     rows = seen_classes(make_operator("symmetric flip", 0.3, 2), jnp.eye(2), jnp.full(2, 0.5))
@@ -267,7 +276,52 @@ def test_wrong_names_are_refused():
     assert CaptionSwap(4, 0.5).pairs == 1
 
 
+@pytest.mark.parametrize("k", [2, 3])
+def test_noise_drawn_once_costs_a_regressor_for_every_further_class_however_small(k):
+    """What is left of n points after K regressors (one of them constant) is (n - K)/n of their variance."""
+    n, sets = 10, 400
+    name = {2: "opposite", 3: "line"}[k]
+    seen = perturbed_sets("cep-g", "fixed", (0.0, 1e-6), make_classes(name, 2, 1.0), n, sets, jax.random.key(6))
+    left = np.trace(seen.cov[:, :, 0], axis1=-2, axis2=-1) / 2
+    error = left.std(axis=0) / np.sqrt(sets)
+    for level, regressors in enumerate((1, k)):
+        assert left[:, level].mean() == pytest.approx(1 - regressors / n, abs=4 * error[level])
+
+
+def test_codes_drawn_once_have_the_operators_law_and_are_paired_between_strengths():
+    drawn = [draw_codes(EmbeddingGaussian(x * np.sqrt(2).item()), 2, 50, 40, jax.random.key(0)) for x in (0.2, 0.4)]
+    noise = [one - np.eye(2)[:, None] for one in drawn]
+    np.testing.assert_allclose(2 * noise[0], noise[1], rtol=1e-6)
+    assert noise[0].std() == pytest.approx(0.2, rel=4.5 / np.sqrt(2 * noise[0].size))
+
+
 # ---------------------------------------------------------------- network
+
+
+def test_operators_are_data_of_one_training_program():
+    """Dropout of one-hot codes is the null code at its rate, and longer codes; a fresh flip is another point's code."""
+    classes, made = make_classes("opposite", 1, 1.0), {}
+    for operator, drawn in (("dropout", "fresh"), ("label smoothing", "fresh"), ("cep-g", "fixed"), ("cep-g", "fresh"),
+                            ("input perturbation", "fresh"), ("symmetric flip", "fresh")):  # fmt: skip
+        c = cell("network", operator, drawn)
+        made[operator, drawn] = _tasks(TINY, c, classes, strengths_of(TINY, c), jax.random.key(0))
+    shapes = {tuple(leaf.shape for leaf in jax.tree.leaves(task)) for task in made.values()}
+    assert len(shapes) == 1
+    own, strong = np.repeat(np.eye(2), 10, axis=0), 1  # the second training: first set, second strength
+    for task in made.values():  # the first is the clean one whatever the operator
+        np.testing.assert_allclose(task.codes[0], own, atol=1e-12)
+        np.testing.assert_allclose(task.matrix[0], np.eye(20), atol=1e-12)
+        assert (task.noise_std[0], task.gamma[0], task.null_rate[0]) == (0.0, 0.0, pytest.approx(NULL_RATE))
+    dropped = made["dropout", "fresh"]
+    np.testing.assert_allclose(dropped.codes[strong], own / 0.9)
+    assert dropped.null_rate[strong] == pytest.approx(1 - (1 - NULL_RATE) * 0.9)
+    np.testing.assert_allclose(made["label smoothing", "fresh"].codes[strong], 0.9 * own + 0.05)
+    kept = np.asarray(made["cep-g", "fixed"].codes[strong] - own)
+    assert kept.std() == pytest.approx(0.5, rel=4.5 / np.sqrt(2 * kept.size))
+    assert made["cep-g", "fresh"].noise_std[strong] == 0.5
+    assert made["input perturbation", "fresh"].gamma[strong] == 0.1
+    flipped = np.asarray(made["symmetric flip", "fresh"].matrix[strong])
+    np.testing.assert_allclose(flipped @ own, 0.95 * own + 0.05 * own[:, ::-1], atol=1e-12)
 
 
 def test_initial_weights_are_bounded_and_the_first_output_is_zero():
@@ -330,6 +384,51 @@ def test_a_cell_is_pure():
     assert other["curves"] != row_of(c)["curves"]
 
 
+def test_gains_over_the_clean_unguided_learner_are_paired_with_it(rows):
+    for row in rows:
+        first = row["curves"][0]
+        assert first["over_unguided"] == first["gain"]
+        for curve in row["curves"]:
+            for gain, over in zip(curve["gain"], curve["over_unguided"], strict=True):
+                moved = first["clean"]["value"] - curve["clean"]["value"]
+                assert over["value"] == pytest.approx(gain["value"] + moved, abs=1e-9)
+
+
+def test_perturbed_codes_are_guided_too_and_theory_is_silent_there(rows):
+    for learner in ("linear", "exact", "network"):
+        curves = of(rows, learner=learner, operator="cep-g")["curves"]
+        assert [curve["guidance"] for curve in curves] == [0.0, 1.0]
+        assert curves[1]["theory"] is None
+        assert curves[1]["gain"] != curves[0]["gain"]
+
+
+def shifted_denoisers(classes):
+    covs, pooled = np.stack([np.eye(2)] * 2), Gaussian(jnp.zeros(2), jnp.eye(2) + 0.5)
+    return (LinearDenoiser(VPCosine(), classes.means + by, covs, pooled) for by in (0.0, 1.0))
+
+
+@pytest.mark.slow
+def test_a_users_denoisers_are_compared_from_the_same_starts():
+    classes = make_classes("opposite", 2, 1.0)
+    true, shifted = shifted_denoisers(classes)
+    found = denoiser_gain(true, shifted, classes, jax.random.key(0), samples=64, repeats=3)
+    assert abs(found["clean"].value) < 0.2
+    # a shift by (1, 1): 2 more, but for the chance mean of 64 fresh points twice, over three repeats and two classes
+    assert found["gain"].value == pytest.approx(-2.0, abs=4 * 2 * np.sqrt(2) * np.sqrt(1.5 / (64 * 2 * 6)))
+
+
+@pytest.mark.slow
+def test_a_users_denoiser_may_be_guided():
+    classes = make_classes("opposite", 2, 1.0)
+    true, shifted = shifted_denoisers(classes)
+    same, other = (
+        denoiser_gain(true, one, classes, jax.random.key(0), guidance=1.0, samples=8, repeats=2)
+        for one in (true, shifted)
+    )
+    assert same["gain"] == (0, 0, 0)
+    assert other["gain"].value < 0
+
+
 def test_networks_of_equal_seed_differ_by_strength(rows):
     row = of(rows, learner="network", operator="cep-g")
     assert row["curves"][0]["gain"][0] == {"value": 0.0, "low": 0.0, "high": 0.0}
@@ -351,19 +450,69 @@ def test_verdicts_follow_the_interval():
     assert [verdict(gain) for gain in made] == ["helps", "hurts", "undecided", "changes nothing"]
 
 
-def test_the_answer_follows_the_rows(rows):
-    opposite = copy.deepcopy(rows)
-    for row in opposite:
+def negated(rows):
+    made = copy.deepcopy(rows)
+    for row in made:
         for curve in row["curves"]:
-            curve["gain"] = [{"value": -g["value"], "low": -g["high"], "high": -g["low"]} for g in curve["gain"]]
-    first, second = (answer(TINY, given) for given in (rows, opposite))
-    assert "linear (n=10, d=4) +" in first
-    assert "linear (n=10, d=4) -" in second
-    assert "fresh flips: linear helps in 1 of 1" in first
-    assert "fresh flips: linear hurts in 1 of 1" in second
-    met, total = agreement(rows)
-    assert f"{met} of {total}" in first
-    assert agreement(opposite)[0] < met
+            for name in ("gain", "over_unguided"):
+                curve[name] = [{"value": -g["value"], "low": -g["high"], "high": -g["low"]} for g in curve[name]]
+    return made
+
+
+def test_the_answer_follows_the_rows(rows):
+    first, second = (answer(TINY, given) for given in (rows, negated(rows)))
+    gain = of(rows, learner="linear", operator="cep-g")["curves"][0]["gain"][2]["value"]
+    assert f"the linear learner (n=10, d=4) gains {gain:.3g} [" in first
+    assert f"the linear learner (n=10, d=4) gains {-gain:.3g} [" in second
+    assert "with guidance 1 on both sides" in first
+    assert "flipping 5% of the labels helps in" in first
+    assert "seen to beat the same clean and unguided" in first
+    assert answer(TINY, []) == "Not run."
+
+
+def test_help_under_guidance_is_judged_against_the_clean_learner_without_it(rows):
+    """A corrupted learner that is better than the clean one under guidance, but not than the clean one without."""
+    spoiled = copy.deepcopy(rows)
+    for row in spoiled:
+        for curve in row["curves"][1:]:
+            curve["gain"] = [{"value": 1.0, "low": 0.9, "high": 1.1} for _ in curve["gain"]]
+            curve["over_unguided"] = [{"value": -1.0, "low": -1.1, "high": -0.9} for _ in curve["gain"]]
+    count = sum(len(row["curves"]) > 1 for row in rows)
+    assert f"none of {count} corrupted learners guided at 1" in answer(TINY, spoiled)
+    best = spoiled[0]["curves"][1]["over_unguided"][2] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    assert f"1 of {count} corrupted learners guided at 1" in answer(TINY, spoiled)
+    assert best in [gain for _, _, gain in guided_best(spoiled)]
+
+
+def test_the_guidance_reported_is_one_that_all_guided_learners_have(rows):
+    stronger = copy.deepcopy(rows)
+    for row in stronger:
+        if row["learner"] == "linear":
+            row["curves"].append({**row["curves"][-1], "guidance": 4.0})
+    assert shared_guidance(stronger) == 1.0
+    assert shared_guidance([row for row in stronger if row["learner"] == "linear"]) == 4.0
+
+
+def test_the_deviation_from_theory_is_in_combined_standard_errors():
+    config = dataclasses.replace(TINY, sets=10_000)
+    entry = {"value": 1.0, "low": 1 - 1.96 * 0.3, "high": 1 + 1.96 * 0.3}
+    theory = {"value": 2.0, "low": 2 - 1.96 * 0.4, "high": 2 + 1.96 * 0.4}
+    row = {"learner": "linear", "curves": [{"gain": [entry] * 3, "theory": [theory] * 3}]}
+    assert deviations(config, [row]) == pytest.approx([-2.0, -2.0], rel=1e-3)
+
+
+def test_details_tell_of_every_kind_of_flip_and_operator(rows):
+    asymmetric = {**of(rows, learner="linear", operator="symmetric flip", drawn="fixed"), "operator": "asymmetric flip"}
+    overlapping = {**of(rows, learner="memorising", operator="symmetric flip"), "mean_square": 0.05}
+    told = " ".join(details(TINY, [*rows, asymmetric, overlapping]))
+    for words in ("standard errors", "asymmetric flips", "overlapping classes", "dropout", "gains"):
+        assert words in told
+    assert details(TINY, []) == []
+
+
+def test_no_row_vanishes_from_the_entropy_figure(rows):
+    given = [row for row in rows if "entropy" in row] * 9
+    assert len(entropy_figure(given).axes[0].get_lines()) == 2 * 9
 
 
 def test_figures_have_labels_and_captions(rows):

@@ -12,17 +12,37 @@ from sklearn.datasets import load_digits
 from sim.empirical import AmbientEmpiricalDenoiser, EmpiricalDenoiser, keep_points
 from sim.experiments import memorisation as experiment
 from sim.experiments.base import cell_key, plain
-from sim.experiments.memorisation import Config, cells, draw_sets, exact_denoiser, learn, run, sampled
+from sim.experiments.memorisation import (
+    MemorisationConfig,
+    cells,
+    draw_sets,
+    exact_denoiser,
+    learn,
+    own_denoiser,
+    run,
+    sampled,
+)
+from sim.experiments.memorisation_answer import answer, change, details, exposure
 from sim.experiments.memorisation_config import OPERATORS
-from sim.experiments.memorisation_figures import answer, figures
-from sim.experiments.memorisation_network import seen_codes
-from sim.experiments.memorisation_sets import Sets, deal, draw, measure, nearest, read_data, second_half
-from sim.gating import gate_times
+from sim.experiments.memorisation_figures import figures
+from sim.experiments.memorisation_network import run_keys, seen_codes
+from sim.experiments.memorisation_sets import (
+    Sets,
+    deal,
+    draw,
+    estimates,
+    measure,
+    nearest,
+    read_data,
+    second_half,
+    share_over_repeats,
+)
 from theory.data import DataSet
+from theory.gates import gate_times
 
 pytestmark = pytest.mark.slow  # trains some twenty small networks: minutes of compilation
 
-TINY = Config(
+TINY = MemorisationConfig(
     d=3,
     classes=2,
     per_class=(2, 4),
@@ -232,7 +252,8 @@ def test_the_figures_show_every_study_with_labelled_axes(rows):
         assert any(axis.get_ylabel() for axis in figure.axes)
     kept = [row for row in rows if row["study"] == "flips"]
     assert figures(TINY, kept) == {}
-    assert answer(TINY, kept) == ""
+    assert answer(TINY, kept) == "Not run."
+    assert "exact denoiser of flipped labels" in details(TINY, kept)[0]
 
 
 def estimate(value, half=0.01):
@@ -243,27 +264,74 @@ def test_the_answer_follows_the_rows(rows):
     told = copy.deepcopy(rows)
     points = [row for row in told if row["study"] == "points"]
     (cep,) = (row for row in told if row.get("operator") == "cep")
-    (gate,) = (row for row in told if row.get("operator") == "gate")
+    ends = points[0]["learned"], points[-1]["learned"]
+    ends[0]["memorised"], ends[1]["memorised"] = estimate(0.9), estimate(0.1)
+    cep["changes"][-1]["memorised"], cep["changes"][-1]["right_class"] = estimate(-0.2), estimate(-0.3)
+    text = answer(TINY, told)
+    for words in ("0.9 [", "less with more points at equal training steps", "γ = 2 changes this share", "by -0.2 [",
+                  "lowers that of the right class", "by -0.3 ["):  # fmt: skip
+        assert words in text
+    ends[0]["memorised"], ends[1]["memorised"] = estimate(0.1), estimate(0.9)
+    cep["changes"][-1]["memorised"], cep["changes"][-1]["right_class"] = estimate(0.0), estimate(0.0)
+    text = answer(TINY, told)
+    for words in ("more with more points", "changes (not resolved)", "is not seen to change that of the right class"):
+        assert words in text
+    ends[0]["memorised"] = estimate(0.9)
+    assert "not seen to change with n" in answer(TINY, told)
+
+
+def test_the_details_judge_each_arm_of_the_gates_by_itself(rows):
+    told = copy.deepcopy(rows)
     exact = [row for row in told if row["study"] == "gates"][-1]
-    points[0]["learned"]["memorised"], points[-1]["learned"]["memorised"] = estimate(0.9), estimate(0.1)
-    cep["changes"][-1]["memorised"], gate["changes"][-1]["exposed"] = estimate(-0.2), estimate(-0.3)
-    exact["raw"]["exposed"], exact["kept"]["exposed"] = estimate(0.5), estimate(0.5)
-    text = answer(TINY, told)
-    for words in (
-        "memorises less with more points",
-        "at 2 lowers this share (-0.2",
-        "do not expose",
-        "lowers exposure",
-    ):
+    (gate,) = (row for row in told if row.get("operator") == "gate")
+    exact["raw"]["exposed"], exact["kept"]["exposed"] = estimate(0.8), estimate(0.5)
+    gate["changes"][-1]["exposed"] = estimate(0.3)
+    text = " ".join(details(TINY, told))
+    for words in ("denoisers expose those", "and are not seen to expose those", "raises the exposure"):
         assert words in text
-    points[-1]["learned"]["memorised"] = estimate(0.9)
-    cep["changes"][-1]["memorised"], gate["changes"][-1]["exposed"] = estimate(0.2), estimate(0.0)
-    exact["raw"]["exposed"] = estimate(0.8)
-    text = answer(TINY, told)
-    for words in (
-        "is not resolved",
-        "at 2 raises this share (0.2",
-        "denoisers expose",
-        "is not seen to change exposure",
-    ):
-        assert words in text
+    assert exposure(estimate(0.2)) == "keep away from"
+
+
+def test_a_change_between_independent_shares_is_wider_than_either():
+    found = change(estimate(0.5, 0.03), estimate(0.7, 0.04))
+    assert (found["low"], found["value"], found["high"]) == pytest.approx((0.15, 0.2, 0.25))
+
+
+def test_intervals_of_shares_stay_within_their_range_and_are_not_empty_at_its_ends():
+    for shares in ((0.0, 0.0, 0.0), (1.0, 1.0), (0.0, 0.02), (0.9, 1.0), (0.4, 0.5)):
+        found = share_over_repeats(np.array(shares), 50)
+        assert 0 <= found.low <= found.value <= found.high <= 1
+        assert found.low < found.high
+    sets = [draw(3, 2, 2.0, 4, 8, key) for key in jax.random.split(jax.random.key(0), 2)]
+    copied = estimates([measure(s.training[np.resize(np.arange(8), 16)], s) for s in sets], sets)
+    assert (copied["memorised"].value, copied["memorised"].high) == (1, 1)
+    assert copied["memorised"].low < 1
+
+
+def test_no_two_uses_of_a_run_share_a_key():
+    keys = jax.random.key_data(jax.numpy.stack(run_keys(jax.random.key(3))))
+    assert len({tuple(key) for key in np.asarray(keys).tolist()}) == len(keys)
+
+
+def test_the_network_and_other_denoisers_start_from_the_same_noise(monkeypatch):
+    """What is drawn first differs only by what is sampled from it."""
+    seen, starts = [], experiment.starts
+
+    def noted(sets, key):
+        seen.append(np.asarray(starts(sets, key)))
+        return starts(sets, key)
+
+    monkeypatch.setattr(experiment, "starts", noted)
+    monkeypatch.setattr("sim.experiments.memorisation_network.starts", noted)
+    run(TINY, {"study": "points", "per_class": 2}, jax.random.key(0))
+    first, *others = np.split(np.stack(seen), 3)  # exact, linear, learned; one for each repeat
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
+def test_a_users_denoiser_is_measured_as_the_rows_are(rows):
+    (row,) = (row for row in rows if row["study"] == "points" and row["per_class"] == 4)
+    found = plain(own_denoiser(TINY, 4, lambda s: exact_denoiser(s, len(s.labels))))
+    assert found["fresh"] == row["fresh"]
+    for name, entry in found["own"].items():
+        assert entry == pytest.approx(row["exact"][name], abs=1e-9)

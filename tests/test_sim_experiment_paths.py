@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-import re
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -10,24 +10,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sim.denoisers import MixtureDenoiser
-from sim.distances import wasserstein2_squared
-from sim.experiments.base import cell_key, plain
-from sim.experiments.paths import EXPERIMENT, FAST, FULL, PathsConfig, cells, run
-from sim.experiments.paths_answer import advantage, answer, largest_deviation, ranking, verdict
+from sim.experiments.base import make_row
+from sim.experiments.paths import EXPERIMENT, FAST, FULL, PathsConfig, cells, gaussian_rows, repeat_patches, run
+from sim.experiments.paths_answer import (
+    MEASURES,
+    advantage,
+    answer,
+    details,
+    gaussian_runs,
+    largest_deviation,
+    ranking,
+    reference_error,
+    repeats,
+    verdict,
+)
 from sim.experiments.paths_figures import figures
 from sim.experiments.paths_frozen import WITHOUT_SLOPES, frozen, sample_frozen, start_frozen
 from sim.experiments.paths_gaussian import CLOSED_FORMS, RANDOM, closed_form, prior_error, simulated_variance
 from sim.experiments.paths_patches import (
-    band_powers,
-    bands,
-    debiased_distance,
-    detail,
-    discretisation_error,
-    halves,
+    denoiser_runs,
+    frame,
+    frozen_follow,
     patch_model,
-    patch_sets,
+    path_runs,
 )
+from sim.experiments.wording import find
+from sim.mixture_denoiser import MixtureDenoiser
 from sim.monotone import prior_mismatch, transport_error
 from sim.samplers import DDIM, SAMPLERS, Adaptive, Ancestral, DPMSolverPP2M, Euler, Heun
 from sim.sampling import sample
@@ -186,8 +194,9 @@ def test_a_frozen_path_takes_the_steps_of_the_path(name):
 
 
 def test_displacement_on_gaussian_data_is_the_squared_wasserstein_distance():
-    """Maps that commute are optimal couplings: E |few - flow|² = Σ (√V - √D)²; both within 5 standard errors."""
-    path, variances = VPCosine(), jnp.array([0.1, 0.5, 2.0])
+    """Maps that commute are optimal couplings: E |few - flow|² = Σ (√V - √D)², here per pixel; 5 standard errors of a
+    mean of 500 squares of spread as their mean, times √2 for chi-squared."""
+    path, variances = VPCosine(), jnp.array([[0.1, 0.5], [2.0, 1.0]])
 
     def make(path):
         def denoiser(xt, t, cond):
@@ -196,22 +205,43 @@ def test_displacement_on_gaussian_data_is_the_squared_wasserstein_distance():
 
         return denoiser
 
-    data = jax.random.normal(KEY, (500, 3)) * jnp.sqrt(variances)
-    found = discretisation_error(make, path, DDIM(), 6, data, jax.random.key(1), fine=200)
+    data, fresh = jax.random.normal(KEY, (2, 500, 2, 2)) * jnp.sqrt(variances)
+    samplers = {"ddim": DDIM(), "random": Ancestral()}
+    found = denoiser_runs(make, path, samplers, data, fresh, jax.random.key(1), steps=(6,), fine=100)
     times = time_grid(path, 6, first=path.t_range[1])
     expected = float(gaussian_errors(generated_variance(path, variances, times, "ddim"), variances).wasserstein2) ** 2
-    half = (found.displacement.high - found.displacement.value) / 1.96
-    assert abs(found.displacement.value - expected) < 5 * half
-    assert found.reference.value < 0.01 * expected
-    assert found.few.shape == (500, 3)
-
-
-def test_displacement_refuses_noise_and_odd_references():
-    path, data = VPCosine(), jnp.zeros((4, 2))
-    with pytest.raises(ValueError, match="sampler"):
-        discretisation_error(lambda p: lambda x, t, c: x, path, Ancestral(), 3, data, KEY)
+    few, random = found.runs
+    assert abs(few["displacement"] - expected) < 5 * expected * np.sqrt(2 / 500)
+    assert found.reference["displacement"] < 0.01 * expected
+    assert random["displacement"] is None
+    assert all(np.isfinite(run["w2"]) and np.isfinite(run["w2_detail"]) for run in found.runs)
     with pytest.raises(ValueError, match="fine"):
-        discretisation_error(lambda p: lambda x, t, c: x, path, DDIM(), 3, data, KEY, fine=7)
+        denoiser_runs(make, path, samplers, data, fresh, KEY, fine=7)
+
+
+def test_a_users_own_denoiser_gets_the_numbers_of_the_rows():
+    """The code of the rows on the path itself, as a user's denoiser needs it, against the frozen path: the same start,
+    the same steps, to rounding of the path's gains."""
+    train, test = jax.random.normal(KEY, (2, 24, 4, 4))
+    model = patch_model("empirical", train, test)
+    shared = frame(model, 12, jax.random.key(2))
+    samplers, sizes = {"ddim": DDIM(), "ancestral": Ancestral()}, (("uniform",), (3, 5), 16)
+    path = PATHS["shortest"](model.spectrum)
+    rows = path_runs(partial(frozen_follow, model.make_denoiser), path, shared, samplers, *sizes)
+    follow = lambda *given: own_follow(model.make_denoiser, *given)  # noqa: E731
+    direct = path_runs(follow, path, shared, samplers, *sizes)
+    for one, other in zip([rows.reference, *rows.runs], [direct.reference, *direct.runs], strict=True):
+        assert one.keys() == other.keys()
+        for name in MEASURES:
+            np.testing.assert_allclose(one[name] or 0.0, other[name] or 0.0, rtol=1e-6, atol=1e-8)
+    own = denoiser_runs(model.make_denoiser, path, samplers, shared.data, shared.fresh, KEY, steps=(3, 5), fine=16)
+    assert [run.keys() for run in own.runs] == [run.keys() for run in rows.runs]
+
+
+def own_follow(make_denoiser, path, grids, shared):
+    table, _ = frozen(path, grids, shared.data.shape[1:])
+    denoiser, start = make_denoiser(path), start_frozen(table, shared.data, shared.key_noise)
+    return lambda sampler, number: sample(denoiser, path, sampler, grids[number], start, shared.key_run)
 
 
 LINE = GaussianMixture(jnp.array([0.4, 0.6]), jnp.array([[-1.0], [0.8]]), jnp.array([[[0.3]], [[0.4]]]))
@@ -247,31 +277,9 @@ def test_the_prior_mismatch_on_the_line_is_no_sampling_error():
     assert prior_mismatch(VPCosine(), LINE) < 1e-8
 
 
-def test_bands_cover_each_frequency_once_and_their_powers_add_up():
-    images = jax.random.normal(KEY, (5, 8, 8))
-    assert np.bincount(bands((8, 8)).ravel()).tolist() == [1, 4, 8, 51]
-    np.testing.assert_allclose(band_powers(images).sum(), jnp.mean(jnp.sum(images**2, axis=(1, 2))), rtol=1e-12)
-    assert band_powers(detail(images))[0] < 1e-25
-
-
-def test_debiased_distance_is_zero_on_equal_laws_and_sees_shrinkage_that_the_raw_one_rewards():
-    """Standard error over 20 repeats."""
-    found, shrunk, raw = [], [], []
-    for key in jax.random.split(KEY, 20):
-        x, y = jax.random.normal(key, (2, 40, 4, 4))
-        own = wasserstein2_squared(*halves(y))
-        found.append(debiased_distance(x, y, own))
-        shrunk.append(debiased_distance(0.6 * x, y, own))
-        raw.append(
-            wasserstein2_squared(halves(0.6 * x)[0], halves(y)[0]) - wasserstein2_squared(halves(x)[0], halves(y)[0])
-        )
-    assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(20)
-    assert np.mean(shrunk) > 4 * np.std(shrunk) / np.sqrt(20)
-    assert np.mean(raw) < 0
-
-
 TINY = dataclasses.replace(
     FAST,
+    gaussian_side=4,
     side=4,
     paths=("vp_cosine", "equal_angle"),
     samplers=("ddim", "ancestral_small"),
@@ -280,7 +288,7 @@ TINY = dataclasses.replace(
     patch_paths=("shortest", "equal_angle"),
     patch_samplers=("ddim", "ancestral_small"),
     patch_steps=(3, 6),
-    fine=200,
+    fine=(60, 200),
     components=2,
     points=60,
     draws=12,
@@ -290,16 +298,29 @@ TINY = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def rows():
-    return [plain({**cell, **run(TINY, cell, cell_key(0, cell))}) for cell in cells(TINY)]
+    return [make_row(run, TINY, cell, 0) for cell in cells(TINY)]
 
 
 def test_a_tiny_run_agrees_with_theory_and_is_deterministic(rows):
     assert largest_deviation(rows) < 1e-10
     cell = cells(TINY)[-1]
-    again = plain({**cell, **run(TINY, cell, cell_key(0, cell))})
-    assert again == rows[-1]
-    other = plain({**cell, **run(TINY, cell, cell_key(1, cell))})
-    assert other["runs"] != rows[-1]["runs"]
+    assert make_row(run, TINY, cell, 0) == rows[-1]
+    assert make_row(run, TINY, cell, 1)["runs"] != rows[-1]["runs"]
+
+
+def test_gaussian_images_give_the_numbers_of_the_independent_derivation():
+    """32 x 32, 50 steps of DDIM: KL(generated‖data) 0.61 on the equal-angle path, 5.37 on the shortest."""
+    config = dataclasses.replace(TINY, gaussian_side=FULL.gaussian_side, steps=(50,), samplers=("ddim",))
+    for name, expected in (("equal_angle", 0.61), ("shortest", 5.37)):
+        (found,) = gaussian_rows(config, name)["runs"]
+        assert round(float(found["kl_generated_data"]), 2) == expected
+
+
+def test_every_repeat_has_patches_of_its_own():
+    """An interval over repeats that share a fit is one given that fit."""
+    first, second = (repeat_patches(TINY, k).train for k in (0, 1))
+    assert first.shape == second.shape
+    assert not np.array_equal(first, second)
 
 
 def test_a_tiny_run_has_displacements_for_deterministic_samplers_only(rows):
@@ -307,38 +328,37 @@ def test_a_tiny_run_has_displacements_for_deterministic_samplers_only(rows):
     assert len(patch_rows) == 4
     for row in patch_rows:
         for entry in row["runs"]:
-            random = isinstance(SAMPLERS[entry["sampler"]], RANDOM)
-            assert (entry["moved"] is None) == random
-        moved = {(e["path"], e["steps"]): sum(e["moved"]) for e in row["runs"] if e["moved"]}
+            assert (entry["displacement"] is None) == isinstance(SAMPLERS[entry["sampler"]], RANDOM)
+        moved = {(e["path"], e["steps"]): e["displacement"] for e in find(row["runs"], sampler="ddim")}
         for path in TINY.patch_paths:
             assert moved[path, 6] < moved[path, 3]
             if row["model"] == "mixture":  # with few training points half the steps may still end at another one
-                assert sum(row["references"][path]["moved"]) < 0.1 * moved[path, 6]
+                assert row["references"][path]["displacement"] < 0.1 * moved[path, 6]
 
 
-def test_figures_and_answer_are_made_of_the_rows(rows):
+def test_figures_and_words_are_made_of_the_rows(rows):
     drawn = figures(TINY, rows)
     assert set(drawn) == {"gaussian", "patches"}
     assert len(drawn["gaussian"][1].axes) == 2
-    text = answer(TINY, rows)
-    assert "ddim equal_angle" in text
-    assert "mixture" in text
-    assert "empirical" in text
+    said = answer(TINY, rows)
+    assert said.startswith("Under DDIM at 6 steps the equal-angle path has KL")
+    assert "on the mixture" in said
+    assert "on the training patches themselves" in said
+    assert len(said.split()) <= 60
+    assert any("ddim equal_angle" in sentence for sentence in details(TINY, rows))
+    assert answer(TINY, []) == ""
+    assert details(TINY, []) == []
 
 
-def patch_rows(equal, shortest):
-    """Rows of two repeats with these excesses at 6 steps of DDIM."""
+def patch_rows(equal, shortest, reference=0.0):
+    """Rows of repeats with these values at 6 steps of DDIM, of every measure."""
 
     def one(k):
-        entry = {"sampler": "ddim", "grid": "uniform", "steps": 6, "power": [1.0] * 4}
+        entry = {"sampler": "ddim", "grid": "uniform", "steps": 6}
         values = {"equal_angle": equal[k], "shortest": shortest[k]}
-        runs = [{**entry, "path": p, "moved": [v, 0, 0, 0], "w2": v + 2, "w2_detail": v + 1} for p, v in values.items()]
-        return {
-            "model": "mixture",
-            "repeat": k,
-            "references": {p: {"w2": 2.0, "w2_detail": 1.0} for p in values},
-            "runs": runs,
-        }
+        runs = [{**entry, "path": p, **dict.fromkeys(MEASURES, v)} for p, v in values.items()]
+        reference_of = dict.fromkeys(MEASURES, reference)
+        return {"model": "mixture", "repeat": k, "references": dict.fromkeys(values, reference_of), "runs": runs}
 
     return [one(k) for k in range(3)]
 
@@ -346,48 +366,70 @@ def patch_rows(equal, shortest):
 CASES = {
     "better": ([1.0, 1.1, 0.9], [2.0, 2.2, 1.9]),
     "worse": ([2.0, 2.2, 1.9], [1.0, 1.1, 0.9]),
-    "undecided": ([1.0, 2.1, 0.9], [2.0, 1.1, 1.0]),
+    "not told apart": ([1.0, 2.1, 0.9], [2.0, 1.1, 1.0]),
 }
+SMALL = dataclasses.replace(TINY, patch_steps=(6,), patch_samplers=("ddim",))
 
 
 @pytest.mark.parametrize("word", CASES)
-def test_the_answer_follows_the_rows(word, rows):
-    config = dataclasses.replace(
-        TINY, patch_steps=(6,), patch_paths=("shortest", "equal_angle"), patch_samplers=("ddim",)
-    )
-    made = [row for row in rows if row["model"] == "gaussian"] + patch_rows(*CASES[word])
-    for measure in ("excess", "detail", "displacement"):
+def test_the_words_follow_the_rows(word):
+    made = patch_rows(*CASES[word])
+    for measure in MEASURES:
         gap = advantage(made, "mixture", "ddim", "uniform", 6, measure)
         assert verdict(gap) == word
         np.testing.assert_allclose(gap.value, np.mean(CASES[word][1]) - np.mean(CASES[word][0]), rtol=1e-12)
-    sentence = re.search(r"DDIM on the mixture model.*?\.( |$)", answer(config, made)).group()
+    assert f"{word} on the mixture" in answer(SMALL, made)
+    sentence = details(SMALL, made)[0]
     assert sentence.count(word) == 3
-    best, tied = ranking(config, made, "mixture", "ddim", 6)
+    best, tied = ranking(SMALL, made, "mixture", "ddim", 6)
     assert best.startswith("shortest" if np.mean(CASES[word][1]) < np.mean(CASES[word][0]) else "equal_angle")
-    assert bool(tied) == (word == "undecided")
+    assert bool(tied) == (word == "not told apart")
+
+
+def test_no_verdict_by_displacement_where_the_reference_is_known_too_badly():
+    """The reference's error a fifth of the smaller displacement: the distances are judged, the displacement is not."""
+    made = patch_rows(*CASES["worse"], reference=0.2)
+    assert reference_error(made, "mixture", "shortest") == pytest.approx(0.2)
+    sentence = details(SMALL, made)[0]
+    assert "not judged (the reference is known to 20.0% only)" in sentence
+    assert sentence.count("worse") == 2
+    assert "not judged" not in details(SMALL, patch_rows(*CASES["worse"], reference=0.05))[0]
+
+
+def test_ranking_takes_the_least_distance_not_the_one_nearest_zero():
+    """A debiased distance below zero is less, as the intervals of differences count it."""
+    made = patch_rows([-0.5, -0.6, -0.4], [0.1, 0.0, 0.2])
+    assert ranking(SMALL, made, "mixture", "ddim", 6) == ("equal_angle (uniform)", [])
+    assert repeats(made, "mixture", "shortest", "ddim", "uniform", 6, "w2").tolist() == [0.1, 0.0, 0.2]
 
 
 def test_the_gaussian_sentence_names_the_least_error(rows):
     swapped = [dict(row) for row in rows if row["model"] == "gaussian"]
     for row in swapped:
         row["runs"] = [{**r, "kl_generated_data": 1e-3 if row["path"] == "vp_cosine" else 1.0} for r in row["runs"]]
-    assert "ddim vp_cosine" in answer(TINY, swapped)
+    assert "ddim vp_cosine" in details(TINY, swapped)[0]
+    assert len(gaussian_runs(swapped)) == len(gaussian_runs(rows))
 
 
-def test_own_images_take_the_place_of_the_photographs(tmp_path):
-    file = tmp_path / "images.npz"
-    images = np.random.default_rng(0).uniform(-1, 1, (10, 6, 7))
-    np.savez(file, images=images)
-    train, test = patch_sets(4, 20, data=file)
-    assert train.shape == test.shape == (20, 4, 4)
-    for some, source in ((train, images[:5]), (test, images[5:])):
-        shift = float(np.asarray(train).mean())
-        assert abs(shift) < 1e-12
-        windows = np.lib.stride_tricks.sliding_window_view(source, (4, 4), axis=(1, 2)).reshape(-1, 16)
-        differences = np.asarray(some[0]).reshape(16) - windows
-        assert np.min(np.ptp(differences, axis=1)) < 1e-6
-    with pytest.raises(ValueError, match="data"):
-        patch_sets(8, 20, data=file)
+def test_a_users_images_take_the_place_of_the_photographs_as_far_as_they_go(tmp_path):
+    file, rng = tmp_path / "images.npz", np.random.default_rng(0)
+    own = dataclasses.replace(
+        TINY, data=file, patch_paths=("shortest",), patch_samplers=("ddim",), points=500, draws=99
+    )
+    np.savez(file, images=rng.uniform(-1, 1, (16, 5, 6)))  # 8 images of 2 x 3 patches for training
+    row = run(own, cells(own)[-1], KEY)
+    assert len(repeat_patches(own, 0).train) == 48
+    assert np.isfinite(row["runs"][0]["w2"])
+    for images, message in (
+        (rng.uniform(size=(6, 5, 6)), "with 32 patches of 4 x 4 pixels"),
+        (np.ones((9, 3, 3)), "4 x 4"),
+    ):
+        np.savez(file, images=images)
+        with pytest.raises(ValueError, match=message):
+            cells(own)
+    np.savez(file, features=np.ones((9, 3)), labels=np.zeros(9, int))
+    with pytest.raises(ValueError, match="must be a set of images"):
+        cells(own)
 
 
 def test_bad_input_is_refused_by_name():
@@ -398,6 +440,9 @@ def test_bad_input_is_refused_by_name():
         simulated_variance(DDIM(), path, jnp.ones((3, 3)), time_grid(path, 3))
     with pytest.raises(ValueError, match="kind"):
         patch_model("photograph", jnp.zeros((4, 4, 4)), jnp.zeros((4, 4, 4)))
+    model = patch_model("empirical", jnp.zeros((4, 4, 4)), jnp.zeros((4, 4, 4)))
+    with pytest.raises(ValueError, match="draws must be at most the 4 patches"):
+        frame(model, 6, KEY)
     table, (leg,) = frozen(path, [time_grid(path, 3)], (4, 4))
     with pytest.raises(ValueError, match="sampler"):
         sample_frozen(lambda x, t, c: x, table, leg, Heun(), jnp.zeros((1, 4, 4)), KEY)

@@ -12,14 +12,15 @@ import pytest
 
 from sim.experiments import base
 from sim.experiments.base import Experiment, Job, cell_key, cell_name, digest, find_experiments, plain, run_jobs
-from sim.experiments.memorisation import EXPERIMENT, Config
+from sim.experiments.memorisation import EXPERIMENT
+from sim.experiments.memorisation_config import MemorisationConfig
 from sim.experiments.registry import EXPERIMENTS
 from sim.intervals import mean_interval
 from sim.results import experiment_results
 
 pytestmark = pytest.mark.slow  # runs small experiments in worker processes: minutes of compilation
 
-TINY = Config(
+TINY = MemorisationConfig(
     studies=("steps", "flips"),
     d=2,
     classes=2,

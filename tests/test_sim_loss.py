@@ -18,36 +18,18 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.loss import (
-    EDM,
-    PARAMETERISATIONS,
-    Data,
-    Flow,
-    GateTimes,
-    LogNormalTime,
-    Noise,
-    Predictor,
-    UniformTime,
-    Velocity,
-    ambient_pair,
-    denoising_loss,
-    gate_times,
-    gated_pair,
-    kept_point,
-    min_snr,
-    stratified,
-    uniform,
-    uniform_in,
-)
+from sim.gating import ambient_pair, gated_pair, kept_point
+from sim.loss import LogNormalTime, MinSNR, UniformIn, UniformTime, denoising_loss, stratified, uniform
+from sim.parameterisations import EDM, PARAMETERISATIONS, Data, Flow, Noise, Predictor, Velocity
 from tests.strategies import SOME_PATHS
 from theory.ambient import Line, ambient_alpha, ambient_loss, minimum_error
-from theory.corruption import InputPerturbation, NoiseGate
-from theory.gates import noise_to_signal
+from theory.corruption import InputPerturbation
+from theory.gates import GateTimes, gate_times, noise_to_signal
 from theory.paths import PATHS, OrnsteinUhlenbeck, VarianceExploding, VPCosine
 
 EPS = float(np.finfo(np.float64).eps)
 SPECTRUM = jnp.asarray([4.0, 0.7, 0.7])
-WEIGHTS = {"uniform": uniform, "min-snr": min_snr(5.0), "in noise": uniform_in(Noise()), "edm": uniform_in(EDM(0.5))}
+WEIGHTS = {"uniform": uniform, "min-snr": MinSNR(5.0), "in noise": UniformIn(Noise()), "edm": UniformIn(EDM(0.5))}
 times = st.floats(0.02, 0.98)
 each_path = pytest.mark.parametrize("name", SOME_PATHS)
 PARTS = {**PARAMETERISATIONS, "edm": lambda: EDM(0.8), "edm, per frequency": lambda: EDM(jnp.sqrt(SPECTRUM))}
@@ -194,7 +176,7 @@ def test_the_linear_optimum_of_gaussian_data_minimises_every_loss(name):
     path, weights = make(name), itertools.cycle(WEIGHTS.values())
     for key, part in parts_for(path).items():
         assert gradient_ratio(path, part, next(weights), 0.3, 0.0) < 1e-10, key
-    assert gradient_ratio(path, part, min_snr(5.0), 0.3, 0.05) > 1e-3
+    assert gradient_ratio(path, part, MinSNR(5.0), 0.3, 0.05) > 1e-3
 
 
 @each_path
@@ -273,7 +255,7 @@ def test_the_posterior_mean_of_a_mixture_minimises_every_loss(name):
         for label, weight in WEIGHTS.items():
             assert slope(expected_loss(path, part, weight, t, rule), jnp.zeros(4)) < 1e-10, (key, label)
     off = jnp.asarray([0.0, 0.0, 0.1, 0.0])
-    assert slope(expected_loss(path, Noise(), min_snr(5.0), t, rule), off) > 1e-3
+    assert slope(expected_loss(path, Noise(), MinSNR(5.0), t, rule), off) > 1e-3
 
 
 # ---- weights
@@ -302,10 +284,10 @@ def test_one_loss_can_be_written_in_every_parameterisation(name, t, seed):
     parts = list(parts_for(path).values())
     own = [denoising_loss(as_network(path, part, t), x0, t, eps) for part in parts]
     for i, part in enumerate(parts):
-        weight = uniform_in(parts[i - 1])
+        weight = UniformIn(parts[i - 1])
         written = denoising_loss(as_network(path, part, t), x0, t, eps, weight=weight)
         np.testing.assert_allclose(written, own[i - 1], rtol=1e-8, err_msg=str((part, parts[i - 1])))
-    clipped = [denoising_loss(as_network(path, part, t), x0, t, eps, weight=min_snr(5)) for part in parts]
+    clipped = [denoising_loss(as_network(path, part, t), x0, t, eps, weight=MinSNR(5)) for part in parts]
     np.testing.assert_allclose(clipped, clipped[0], rtol=1e-8)
 
 
@@ -317,7 +299,7 @@ def test_min_snr_weights_are_the_papers(name, t, gamma):
     clipped, square = np.minimum(snr, gamma), np.asarray(path.signal(t)) ** 2 + np.asarray(path.noise(t)) ** 2
     expected = {Noise: clipped / snr, Data: clipped, Velocity: clipped / (snr + 1)}
     for part, weight in expected.items():
-        np.testing.assert_allclose(min_snr(gamma)(path, part(), t), weight, rtol=1e-9)
+        np.testing.assert_allclose(MinSNR(gamma)(path, part(), t), weight, rtol=1e-9)
     np.testing.assert_allclose(square / path.noise(t) ** 2, snr + 1, rtol=1e-9)
 
 
@@ -336,7 +318,7 @@ def test_float32_is_safe_at_both_ends(name, key):
         def loss(scale, t):
             predictor = Predictor(lambda x, label, cond: scale * jnp.tanh(x + label), path, PARAMETERISATIONS[key]())
             clean, noise = x0.astype(dtype), eps.astype(dtype)
-            return sum(denoising_loss(predictor, clean, t, noise, weight=w) for w in (uniform, min_snr(5.0)))
+            return sum(denoising_loss(predictor, clean, t, noise, weight=w) for w in (uniform, MinSNR(5.0)))
 
         return jax.vmap(jax.value_and_grad(loss), (None, 0))(jnp.asarray(0.7, dtype), times.astype(dtype))
 
@@ -493,25 +475,6 @@ def test_the_ambient_loss_is_minimised_by_the_posterior_mean_and_has_its_floor(n
     np.testing.assert_allclose(losses["data"](jnp.zeros(4)), floor, rtol=1e-8)
 
 
-LEVELS = (0.05, 0.4, 2.0, 60.0, 1e5)
-
-
-@each_path
-def test_gate_times_are_noise_gates_times(name):
-    path = make(name)
-    found = gate_times(path, np.array([*LEVELS, np.inf, 0.4]), np.array([0.02, 0.3, 0.0, 5.0, 0.1, 0.1, 1e6]))
-    for i, (low, high) in enumerate(zip([*LEVELS, math.inf, 0.4], [0.02, 0.3, 0.0, 5.0, 0.1, 0.1, 1e6], strict=True)):
-        expected = NoiseGate(low, high).times(path)
-        np.testing.assert_allclose((found.t_max[i], found.t_n[i], found.t_open[i]), expected, atol=3e-12)
-
-
-def test_a_clean_sample_trains_everywhere():
-    """Also on a path that starts with noise, where the kept point of a clean sample has none."""
-    gate = gate_times(VarianceExploding(), np.array([0.0]))[0]
-    assert all(bool(gate.opens(t)) for t in (0.0, 0.1, 1.0))
-    assert float(gate.t_n) == -math.inf
-
-
 @each_path
 def test_gated_pairs_are_raw_below_closed_between_and_ambient_above(name):
     path = make(name)
@@ -533,6 +496,12 @@ def test_gated_pairs_are_raw_below_closed_between_and_ambient_above(name):
     assert bool(jnp.all(jnp.isfinite(pair.x0) & jnp.isfinite(pair.eps)))
 
 
+def test_uniform_in_its_own_space_is_uniform_at_both_ends():
+    for part in (Noise(), Data(), Velocity(), EDM(0.5)):
+        for t in (0.0, 0.5, 1.0):
+            np.testing.assert_allclose(UniformIn(part)(VPCosine(), part, t), 1.0, rtol=1e-12)
+
+
 # ---- mistakes
 
 
@@ -540,7 +509,7 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="sigma_data must be positive"):
         EDM(0.0)
     with pytest.raises(ValueError, match="gamma must be positive"):
-        min_snr(0.0)
+        MinSNR(0.0)
     with pytest.raises(ValueError, match="low, high must be"):
         UniformTime(0.5, 0.5)
     with pytest.raises(ValueError, match="std must be positive"):
@@ -550,5 +519,9 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="sigma_min must be"):
         gate_times(VPCosine(), np.array([-1.0]))
     wrong = Predictor(lambda x, label, cond: x[:1], VPCosine(), Noise())
+    with pytest.raises(ValueError, match="t must be in"):
+        denoising_loss(Predictor(lambda x, label, cond: x, VPCosine(), Noise()), jnp.ones(3), 1.5, jnp.ones(3))
+    with pytest.raises(ValueError, match="parameterisation must be"):
+        Predictor(lambda x, label, cond: x, VPCosine(), EDM(jnp.ones(3)))
     with pytest.raises(ValueError, match="output must be"):
         denoising_loss(wrong, jnp.zeros(2), 0.5, jnp.zeros(2))

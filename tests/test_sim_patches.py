@@ -6,14 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.patches import (
+    GREY,
+    debiased_distance,
     gaussian_blur,
     jpeg,
-    masked,
     motion_blur,
+    patch_sets,
     photograph_patches,
     photographs,
-    random_masks,
+    without_mean,
 )
+from theory.data import DataError
 
 
 def _touched(positions, side, shapes):
@@ -66,7 +69,6 @@ DEGRADATIONS = {
     "blur": lambda x: gaussian_blur(x, 0.8),
     "motion": lambda x: motion_blur(x, 4.0, angle=0.7),
     "jpeg": lambda x: jpeg(x, 25),
-    "mask": lambda x: masked(x, random_masks(x, 0.3)),
 }
 
 
@@ -121,29 +123,56 @@ def test_jpeg_gets_better_with_quality():
     assert errors[-1] < 1e-3
 
 
-def test_masks_hide_the_share_asked_for():
-    masks = random_masks(np.zeros((200, 16, 16)), 0.3, box=4)
-    assert abs(masks.mean() - 0.3) < 5 * np.sqrt(0.21 / (200 * 16))
-    np.testing.assert_array_equal(masks[:, ::4, ::4], masks[:, 3::4, 3::4])
-    hidden = masked(COLOUR, random_masks(COLOUR, 0.5), fill=-1.0)
-    lost = random_masks(COLOUR, 0.5)
-    assert (hidden[lost] == -1).all()
-    np.testing.assert_array_equal(hidden[~lost], COLOUR[~lost])
+def test_of_a_users_images_every_other_one_is_for_comparison(tmp_path):
+    """Sorted images must not make the two sets differ: even numbers against odd ones. Grey by BT.601."""
+    file, rng = tmp_path / "mine.npz", np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 9, 8, 3), dtype=np.uint8)
+    np.savez(file, images=images)
+    sets = patch_sets(4, 12, 100, data=file)
+    assert len(sets.train) == 12  # at the widest stride, 2 x 2 of each of three images
+    assert len(sets.test) == 3 * 6 * 5  # all there are
+    grey = (images / 127.5 - 1) @ GREY
+    for part, positions, parity in ((sets.train, sets.train_positions, 0), (sets.test, sets.test_positions, 1)):
+        assert set(positions[:, 0]) == set(range(parity, 6, 2))
+        for patch, (k, i, j) in zip(part, positions, strict=True):
+            np.testing.assert_allclose(patch, grey[k, i : i + 4, j : j + 4], atol=1e-12)
+    np.savez(file, images=3.0 * rng.normal(size=(4, 5, 5)))
+    assert np.abs(patch_sets(4, 8, 8, data=file).train).max() <= 1  # the file's new contents, scaled
+    with pytest.raises(ValueError, match="data must be of at least 16 x 16 pixels"):
+        patch_sets(16, 8, 8, data=file)
+    np.savez(file, features=rng.normal(size=(9, 4)), labels=np.zeros(9, int))
+    with pytest.raises(DataError, match="images"):
+        patch_sets(4, 8, 8, data=file)
+
+
+def test_debiased_distance_is_zero_on_equal_laws_and_sees_shrinkage():
+    """Standard error over 15 repeats; the raw distance prefers the shrunk sample (`sim.distances`)."""
+    rng = np.random.default_rng(0)
+    sets = rng.normal(size=(15, 2, 40, 4, 4))
+    found = [debiased_distance(x, y) for x, y in sets]
+    shrunk = [debiased_distance(0.6 * x, y) for x, y in sets]
+    assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(15)
+    assert np.mean(shrunk) > 4 * np.std(shrunk) / np.sqrt(15)
+    assert debiased_distance(sets[0, 0], sets[1, 0] + 1.0) > 8  # |shift|² = 16
+    with pytest.raises(ValueError, match="at least 2"):
+        debiased_distance(sets[0, 0][:1], sets[0, 1])
+
+
+def test_detail_has_no_mean():
+    np.testing.assert_allclose(without_mean(COLOUR).mean(axis=(1, 2)), 0, atol=1e-14)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: photograph_patches.__wrapped__(8, 10**7, 5), "n_train must be at most [0-9]+ patches"),
-        (lambda: photograph_patches.__wrapped__(500, 1, 1), "at most 0 patches"),
+        (lambda: photograph_patches.__wrapped__(500, 1, 1), "at most 0 "),
         (lambda: photograph_patches.__wrapped__(0, 1, 1), "side"),
         (lambda: gaussian_blur.__wrapped__(np.zeros((4, 4)), 1.0), "images"),
         (lambda: gaussian_blur.__wrapped__(IMAGES, -1.0), "std"),
         (lambda: motion_blur.__wrapped__(IMAGES, -1.0), "length"),
         (lambda: jpeg.__wrapped__(IMAGES, 0), "quality"),
         (lambda: jpeg.__wrapped__(2 * np.ones((1, 8, 8)), 50), "images"),
-        (lambda: masked.__wrapped__(IMAGES, np.zeros((1, 2, 2), bool)), "lost"),
-        (lambda: random_masks.__wrapped__(IMAGES, 1.5), "share"),
     ],
 )
 def test_bad_input_is_refused(call, message):

@@ -10,10 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from sim.loss import EDM, GateTimes, Velocity
 from sim.networks import ResidualMLP
+from sim.parameterisations import EDM, Velocity
 from sim.training import Conditions, fit
 from theory.corruption import EmbeddingGaussian, Fixed, Fresh, InputPerturbation, symmetric_flip
+from theory.gates import GateTimes
 from theory.mixture import GaussianMixture
 from theory.paths import OrnsteinUhlenbeck, VPCosine
 
@@ -130,6 +131,7 @@ def test_the_average_follows_its_recursion():
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_several_networks_train_in_one_program():
     data = jnp.stack([draw(50, 3)[0], draw(50, 4)[0]])
 
@@ -214,6 +216,10 @@ def test_bad_arguments_are_refused():
         Conditions(jnp.zeros(3, int), CODES, null_rate=1.5)
     with pytest.raises(ValueError, match="steps must be"):
         small(steps=0)
+    with pytest.raises(ValueError, match="decay must be"):
+        small(decay=-1.0)
+    with pytest.raises(ValueError, match="chunk must be"):
+        small(chunk=-1)
     with pytest.raises(ValueError, match="width must be"):
         ResidualMLP(2, 0, 1, key=jax.random.key(0))
     with pytest.raises(ValueError, match="cond must be"):

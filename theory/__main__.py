@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from theory._checks import InputError, require
+from theory._checks import InputError, make_folder, require
 from theory.settings import Settings
 
 DEFAULTS = Settings()
@@ -36,14 +36,6 @@ def _finite(value: Any) -> Any:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(_finite(value), indent=1, allow_nan=False))
-
-
-def _make_folder(argument: str, folder: Path) -> None:
-    """Make the folder now, so that no work is lost for the lack of it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        require(False, argument, f"{folder} ({error.strerror})", "a folder that can be written to")
 
 
 def check(
@@ -144,7 +136,7 @@ def prescribe(
         "a file or --builtin, one of them",
     )
     if plots is not None:
-        _make_folder("plots", plots)
+        make_folder("plots", plots)
     advice = advise(load_npz(data) if data is not None else load_builtin(str(builtin)), settings)
     if json:
         _print_json(advice.to_json())
@@ -171,7 +163,7 @@ def report(*, out: Path = REPORT, cases: int | None = None, seed: int = 0) -> in
 
     require(cases is None or cases >= 1, "cases", cases, "at least 1")
     require(seed >= 0, "seed", seed, "at least 0")
-    _make_folder("out", out)
+    make_folder("out", out)
     claims = find_claims([])
     decisions = decide_with_progress(claims, cases=cases, seed=seed)
     print(verdict_table(claims, decisions))

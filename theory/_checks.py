@@ -4,6 +4,7 @@ Values are checked where they are concrete. Under `jax.jit` or `jax.vmap` an arr
 shape and dtype are checked, and the caller vouches for the rest.
 """
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -56,6 +57,18 @@ def require_between(argument: str, value: ArrayLike, low: float, high: float) ->
     require(inside, argument, value, f"in [{low:g}, {high:g}]")
 
 
+def require_probabilities(argument: str, rows: ArrayLike, columns: int) -> None:
+    """Raise `InputError` unless `rows` has shape (C, columns) and, where concrete, each row is >= 0 with sum 1."""
+    shape = np.shape(rows)
+    require(len(shape) == 2 and shape[1] == columns, argument, f"shape {shape}", f"of shape (C, {columns})")
+    require_finite(argument, rows)
+    if is_concrete(rows):
+        array = np.asarray(rows, dtype=np.float64)
+        require(bool(np.all(array >= 0)), argument, f"smallest {array.min():.3g}", "non-negative")
+        off = float(np.max(np.abs(array.sum(axis=1) - 1)))
+        require(off <= 1e-5, argument, f"rows off by up to {off:.3g}", "of rows that sum to 1")
+
+
 def require_covariance(argument: str, cov: ArrayLike) -> None:
     """Raise `InputError` unless `cov` is square and, where concrete, finite, symmetric and positive semi-definite.
 
@@ -77,6 +90,14 @@ def require_covariance(argument: str, cov: ArrayLike) -> None:
         f"smallest eigenvalue {smallest:.3g}",
         "positive semi-definite",
     )
+
+
+def make_folder(argument: str, folder: Path) -> None:
+    """Make the folder now, so that no work is lost for the lack of it; raise `InputError` where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        require(False, argument, f"{folder} ({error.strerror})", "a folder that can be written to")
 
 
 def require_positive(argument: str, value: ArrayLike, *, finite: bool = True) -> None:

@@ -19,20 +19,22 @@ frequency has passed its buffer.
 JAX, float32 or float64; the elementwise functions may be jitted and vmapped.
 """
 
-import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Key, ScalarLike, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Float, Key, ScalarLike, Shaped
 
 from theory._checks import is_concrete, require
-from theory.path_base import Path
+from theory.path_base import Gain, Path, Time
 
 Ratio = TypeVar("Ratio", float, Array)
+HALVINGS = 52
+"""Bisections of [0, 1]: to 2e-16, the rounding of a time."""
+CHUNK = 256
 
 
 def ambient_alpha(sigma: Shaped[ArrayLike, "..."], sigma_min: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
@@ -111,76 +113,100 @@ class NoiseGate(eqx.Module):
         high_noise = jnp.where(from_buffer, (1 - ratio**2) ** -2, 0.0)
         return jnp.where(sigma <= jnp.asarray(self.sigma_max), 1.0, high_noise)
 
-    @property
-    def _is_clean(self) -> bool:
-        """Never noised, also where the path itself starts with noise."""
-        return float(np.asarray(self.sigma_min)) == 0
-
-    def times(self, path: Path) -> tuple[float, float, float]:
-        """(t_max, t_n, t_open): trains as it is for t ≤ t_max, is kept at t_n, trains again for t ≥ t_open
-        (inf: never).
-
-        Bisection to 1e-12; σ must not fall with t (true of every path here).
-        """
-        t_max = last_time(path, float(np.asarray(self.sigma_max)))
-        if self._is_clean:
-            return t_max, 0.0, 0.0
-        t_n = float(path.t_min(self.sigma_min))
-        if not math.isfinite(t_n):
-            return t_max, math.inf, math.inf
-        kept = noise_to_signal(path, t_n)
-        return t_max, t_n, first_time(path, np.asarray(buffer_noise(kept, self.max_weight)))
+    def times(self, path: Path) -> "GateTimes":
+        """The gate in the times of a path: `gate_times` for one sample."""
+        low, high, most = (float(np.asarray(level)) for level in (self.sigma_min, self.sigma_max, self.max_weight))
+        return gate_times(path, low, high, max_weight=most)[0]
 
     def path_weight(self, path: Path, t: float) -> Float[np.ndarray, "..."]:
         """Weight per frequency (a scalar on scalar paths) at time t: 1 up to t_max, 1/α² from t_open on, 0
         between."""
-        t_max, t_n, t_open = self.times(path)
-        sigma = noise_to_signal(path, t)
-        if self._is_clean:
-            return np.ones_like(sigma)
-        if t <= t_max or t < t_open:
-            return np.full_like(sigma, 1.0 if t <= t_max else 0.0)
+        gate, sigma = self.times(path), noise_to_signal(path, t)
+        if t <= gate.t_max or t < gate.t_open or gate.t_n < 0:
+            return np.full_like(sigma, 1.0 if gate.opens(t) else 0.0)
         with np.errstate(invalid="ignore"):  # inf / inf at t = 1, where the weight is that of pure noise: 1
-            ratio = np.nan_to_num(noise_to_signal(path, t_n) / sigma, nan=0.0)
+            ratio = np.nan_to_num(noise_to_signal(path, float(gate.t_n)) / sigma, nan=0.0)
         return np.asarray((1 - ratio**2) ** -2)
+
+
+class GateTimes(eqx.Module):
+    """Gates as times: a sample trains as it is for t <= `t_max`, and as its kept point at `t_n` for t >= `t_open`.
+
+    Scalars for one sample, or arrays `n`; -inf in `t_n`: never noised (a clean sample); -inf in `t_max`, +inf in
+    `t_open`: no such range.
+    """
+
+    t_max: Float[Array, "*n"]
+    t_n: Float[Array, "*n"]
+    t_open: Float[Array, "*n"]
+
+    def __getitem__(self, index: ArrayLike) -> "GateTimes":
+        """The gate of sample `index`, or of several."""
+        return GateTimes(self.t_max[index], self.t_n[index], self.t_open[index])
+
+    def opens(self, t: Time) -> Bool[Array, "*n"]:
+        """Whether the sample trains at time `t`, in one way or the other."""
+        return (jnp.asarray(t) <= self.t_max) | (jnp.asarray(t) >= self.t_open)
+
+    def uses_kept(self, t: Time) -> Bool[Array, "*n"]:
+        """Whether the sample trains at time `t` as its kept point."""
+        return (jnp.asarray(t) >= self.t_open) & (jnp.asarray(t) > self.t_max)
+
+
+def gate_times(path: Path, sigma_min: ArrayLike, sigma_max: ArrayLike = 0.0, *, max_weight: float = 4.0) -> GateTimes:
+    """The gates of a whole data set in the times of a path: arrays of shape `n`.
+
+    **Arguments:** `sigma_min` in [0, inf], one per sample (0: clean); `sigma_max` >= 0, one per sample or for all;
+    `max_weight` > 1. Bisects once for each distinct pair of levels. Raises `ValueError` outside these ranges.
+    """
+    low, high = np.broadcast_arrays(np.atleast_1d(np.asarray(sigma_min)), np.asarray(sigma_max))
+    require(low.ndim == 1, "sigma_min", f"shape {low.shape}", "one number per sample")
+    require(bool(np.all(low >= 0)), "sigma_min", low, "at least 0")
+    require(bool(np.all(high >= 0)), "sigma_max", high, "at least 0")
+    require(max_weight > 1, "max_weight", max_weight, "above 1")
+    levels, index = np.unique(np.stack([low, high], axis=1), axis=0, return_inverse=True)
+    times = _gate_times(path, jnp.asarray(levels, float), jnp.asarray(max_weight, float))
+    return times[index.reshape(-1)]
+
+
+@eqx.filter_jit
+def _gate_times(path: Path, levels: Float[Array, "m 2"], max_weight: Float[Array, ""]) -> GateTimes:
+    def one(pair: Float[Array, " 2"]) -> GateTimes:
+        low, high = pair
+        t_n = path.t_min(low)
+        kept = _ratio(path, jnp.where(jnp.isfinite(t_n), t_n, 0.0))
+        usable = jnp.isfinite(low) & jnp.isfinite(t_n) & jnp.all(jnp.isfinite(kept))
+        needed = jnp.where(low > 0, buffer_noise(kept, max_weight), 0.0)
+        t_open = _first(lambda t: jnp.all(_ratio(path, t) >= needed))
+        t_high = _first(lambda t: jnp.any(_ratio(path, t) > high))
+        t_max = jnp.where(jnp.all(_ratio(path, 0.0) <= high), jnp.minimum(t_high, 1.0), -jnp.inf)
+        t_n, t_open = (jnp.where(usable, t, jnp.inf) for t in (t_n, t_open))
+        return GateTimes(t_max, jnp.where(low > 0, t_n, -jnp.inf), t_open)
+
+    return jax.lax.map(one, levels, batch_size=CHUNK)
+
+
+@eqx.filter_jit
+def _ratio(path: Path, t: Time) -> Gain:
+    return path.noise(t) / path.signal(t)
+
+
+def _first(reached: Callable[[Array], Array]) -> Float[Array, ""]:
+    """Smallest t in [0, 1] at which the monotone predicate is true, by bisection; inf if it never is."""
+
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        there = reached(middle)
+        return jnp.where(there, ends[0], middle), jnp.where(there, middle, ends[1])
+
+    zero = jnp.zeros(())
+    high = jax.lax.fori_loop(0, HALVINGS, halve, (zero, zero + 1))[1]
+    return jnp.where(reached(zero), 0.0, jnp.where(reached(zero + 1), high, jnp.inf))
 
 
 def noise_to_signal(path: Path, t: float) -> Float[np.ndarray, "..."]:
     """σ = noise / signal at time t, per frequency; inf where the signal is gone."""
-    signal, noise = (np.asarray(gain) for gain in _gains(path, jnp.asarray(t, dtype=float)))
-    with np.errstate(divide="ignore"):
-        return np.asarray(noise / signal)
-
-
-@eqx.filter_jit
-def _gains(path: Path, t: Float[Array, ""]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    return path.signal(t), path.noise(t)
-
-
-def first_time(path: Path, sigma: Shaped[ArrayLike, "..."]) -> float:
-    """The first t in [0, 1] at which every frequency has noise/signal ≥ sigma; inf if none (bisection to
-    1e-12)."""
-    return _bisect(lambda t: bool(np.all(noise_to_signal(path, t) >= np.asarray(sigma))))
-
-
-def last_time(path: Path, sigma: float) -> float:
-    """The last t in [0, 1] at which every frequency has noise/signal ≤ sigma; -inf if that is not so at t = 0."""
-    if bool(np.any(noise_to_signal(path, 0.0) > sigma)):
-        return -math.inf
-    return min(_bisect(lambda t: bool(np.any(noise_to_signal(path, t) > sigma))), 1.0)
-
-
-def _bisect(reached: Callable[[float], bool]) -> float:
-    """Smallest t in [0, 1] at which the monotone predicate is true, to 1e-12; inf if it never is."""
-    if not reached(1.0):
-        return math.inf
-    low, high = 0.0, 1.0
-    if reached(low):
-        return 0.0
-    while high - low > 1e-12:
-        middle = (low + high) / 2
-        low, high = (low, middle) if reached(middle) else (middle, high)
-    return high
+    return np.asarray(_ratio(path, jnp.asarray(t, dtype=float)))
 
 
 def _require_all(argument: str, condition: object, given: object, allowed: str) -> None:

@@ -23,6 +23,7 @@ hashed.
 """
 
 import abc
+import functools
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
@@ -38,6 +39,8 @@ Time = Float[ArrayLike, ""] | int
 """A time in [0, 1]."""
 Gain = Float[Array, "..."]
 """A scalar, or one number per point of the path's grid."""
+Sample = Float[Array, "..."]
+"""One sample, of a shape that fits the path."""
 Basis = Literal["dft", "pixels"]
 
 
@@ -54,6 +57,7 @@ class Law(Protocol):
 LawT = TypeVar("LawT", bound=Law)
 
 
+@functools.partial(jax.jit, inline=True)
 def safe_sqrt(power: Float[Array, "..."]) -> Float[Array, "..."]:
     """√power, with derivative 0 rather than infinity where `power` is 0 (or negative by rounding, taken as
     0)."""
@@ -149,10 +153,7 @@ class Path(eqx.Module):
         Raises `ValueError` where the shapes differ or the sample does not fit the grid.
         """
         require(x0.shape == eps.shape, "eps", f"shape {eps.shape}", f"of x0's shape {x0.shape}")
-        signal = match_axes(self.signal(t), x0)
-        noise = match_axes(self.noise(t), x0)
-        mixed = signal * self.to_basis(x0) + noise * self.to_basis(eps)
-        return self.from_basis(mixed).astype(x0.dtype)
+        return mix(self, (self.signal(t), x0), (self.noise(t), eps))
 
     def marginal(self, law: LawT, t: Time) -> LawT:
         """The exact law of x_t where x0 (flattened in row-major order) has the law given, a Gaussian or a
@@ -210,6 +211,22 @@ def match_axes(gain: Gain, x: Array) -> Array:
     shape = x.shape[: gain.ndim]
     require(shape == gain.shape, "x0", f"shape {x.shape}", f"of shape {gain.shape}, channels may follow")
     return gain.reshape(gain.shape + (1,) * (x.ndim - gain.ndim))
+
+
+def mix(path: Path, *terms: tuple[Gain, Sample]) -> Sample:
+    """Σ gain · x over (gain, x) pairs, the gains being diagonal in the path's basis; of the first sample's type.
+
+    No change of basis where all gains are numbers. Raises `ValueError` where a sample does not fit the grid.
+    """
+    dtype = terms[0][1].dtype
+    gains = [jnp.asarray(gain, dtype) for gain, _ in terms]
+    scalar = all(gain.ndim == 0 for gain in gains)
+    parts = [
+        gain * x if scalar else match_axes(gain, x) * path.to_basis(x)
+        for gain, (_, x) in zip(gains, terms, strict=True)
+    ]
+    total = functools.reduce(jnp.add, parts)
+    return (total if scalar else path.from_basis(total)).astype(dtype)
 
 
 class ScalarPath(Path):

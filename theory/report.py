@@ -24,11 +24,12 @@ STYLE = resources.files("theory").joinpath("report.css").read_text(encoding="utf
 
 @dataclass(frozen=True)
 class Result:
-    """One result on the page: heading, text (LaTeX between dollar signs), figures with captions, printed text."""
+    """One result on the page: heading, text (LaTeX between dollars), figures with captions, further points, print."""
 
     title: str
     text: str
     figures: Sequence[tuple[str, Figure]] = ()
+    details: Sequence[str] = ()
     printed: str = ""
 
 
@@ -109,7 +110,9 @@ def _result(result: Result) -> str:
         for caption, figure in result.figures
     )
     printed = f"<pre>{html.escape(result.printed)}</pre>" if result.printed else ""
-    return f"<h2>{html.escape(result.title)}</h2><p>{with_formulas(result.text)}</p>{figures}{printed}"
+    points = "".join(f"<li>{with_formulas(point)}</li>" for point in result.details)
+    details = f"<ul>{points}</ul>" if points else ""
+    return f"<h2>{html.escape(result.title)}</h2><p>{with_formulas(result.text)}</p>{figures}{details}{printed}"
 
 
 def _versions() -> str:

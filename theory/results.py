@@ -86,7 +86,7 @@ def prescription_result(name: str) -> Result:
     advice = prescribe(load_builtin(name), Settings())
     drawn = [(key.replace("_", " "), figure) for key, figure in plots.figures(advice).items()]
     text = "Predictions of the linear theory for bundled data; the text says how far the data are from its assumptions."
-    return Result(f"How much corruption: {name}", text, drawn, advice.text())
+    return Result(f"How much corruption: {name}", text, drawn, printed=advice.text())
 
 
 def all_results() -> Iterator[Result]:

@@ -12,6 +12,7 @@ S_t² = t e^{τℓ} φ(tℓ)/φ(ℓ): smooth, with A_t² -> τ, and neither canc
 """
 
 import math
+from functools import partial
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -26,6 +27,7 @@ _TERMS = 10
 _SMALL = 0.1
 
 
+@partial(jax.jit, inline=True)
 def exprel(u: Float[Array, "..."]) -> Float[Array, "..."]:
     """φ(u) = (e^u - 1)/u, φ(0) = 1, smooth with all digits in value and derivative.
 
@@ -39,6 +41,7 @@ def exprel(u: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(small, series, jnp.expm1(away) / away)
 
 
+@partial(jax.jit, inline=True)
 def logrel(y: Float[Array, "..."]) -> Float[Array, "..."]:
     """log(1 + y)/y for y > -1, 1 at y = 0, smooth in value and derivative.
 

@@ -13,7 +13,7 @@ clean points alone.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +21,39 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from sim.experiments.ambient_answer import answer
+from sim.experiments.ambient_answer import answer, details
 from sim.experiments.ambient_figures import figures
 from sim.experiments.ambient_flow import buffer_cell, flow_cell
 from sim.experiments.ambient_line import line_cell
-from sim.experiments.ambient_patches import patch_cell, patch_pool, patch_task
-from sim.experiments.base import Cell, Experiment, Row, make_row
+from sim.experiments.ambient_patches import patch_cell, patch_task
+from sim.experiments.base import Cell, Experiment
+from sim.patches import PatchSets, patch_sets
 from theory._checks import require
 
-__all__ = ["EXPERIMENT", "FAST", "FULL", "Ambient", "rows_of"]
-
-KINDS = ("line", "flow", "buffer", "patches")
+LEAST = 10
+"""Clean patches, and half the test patches, that a user's images must yield."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Ambient:
-    """What the experiment runs over.
+class AmbientConfig:
+    """What the experiment runs over. FULL: about two hours on one core, by cells of full size with fewer repeats.
 
     - `cases`: degraded laws on the line (`ambient_line.CASES`); `n_clean`: numbers of clean points there;
       `degraded_per_clean`: degraded points for each clean one, on the line and among patches.
     - `levels`: noise levels of the TV curves (lowest, highest, number); `line_repeats`: training sets per curve.
     - `flow_sigma_min`: scan of sigma_min for generated laws on the line (lowest, highest, number), with `flow_repeats`
       training sets, `flow_steps` of the sampler, `flow_quantiles` of the start.
-    - `buffer_case`, `buffer_sigma_min`, `buffer_ratios`, `buffer_weights`: law, sigma_min, noise / sigma_min (lowest,
-      highest, number), and values of lambda_max of the buffer's cell; `buffer_repeats` training sets for the estimate's
-      error, of them `buffer_flow_repeats` for generated laws by `buffer_steps` of the sampler.
+    - `buffer_case`, `buffer_clean`, `buffer_sigma_min`, `buffer_ratios`, `buffer_weights`: law, clean points,
+      sigma_min, noise / sigma_min (lowest, highest, number), and values of lambda_max of the buffer's cell;
+      `buffer_repeats` training sets for the estimate's error, of them `buffer_flow_repeats` for generated laws by
+      `buffer_steps` of the sampler.
     - `degradations`: (name, strength) as in `ambient_patches.DEGRADATIONS`; `learners`: of `ambient_patches.LEARNERS`.
     - `side`, `shrink`, `pool`: patches' side, the photographs' reduction, and patches cut for training and for test.
     - `patches_clean`: clean patches; `patches_sigma_min`: the scan; `classifier_levels`: noise levels at which the
-      learned classifier is fitted; `tau`: its threshold; `samples`: patches generated, and test patches, per set;
-      `patches_repeats`, `patches_steps`.
-    - `data`: an .npz file of images to cut patches from instead of the photographs.
+      learned classifier is fitted; `tau`: its threshold; `samples`: half the patches that the memorising learner
+      generates, and of the test patches; `patches_repeats`, `patches_steps`.
+    - `data`: an .npz file of images to cut patches from instead of the photographs, at full size; where they yield
+      fewer than `pool` patches, `patches_clean` and `samples` are lowered to what there is.
     """
 
     cases: tuple[str, ...] = ("narrowed", "shifted")
@@ -64,6 +66,7 @@ class Ambient:
     flow_steps: int = 32
     flow_quantiles: int = 128
     buffer_case: str = "narrowed"
+    buffer_clean: int = 20
     buffer_sigma_min: float = 0.3
     buffer_ratios: tuple[float, float, int] = (1.02, 4.0, 6)
     buffer_weights: tuple[float, ...] = (4.0, 16.0)
@@ -85,8 +88,8 @@ class Ambient:
     data: Path | None = None
 
 
-FAST = Ambient()
-FULL = Ambient(
+FAST = AmbientConfig()
+FULL = AmbientConfig(
     cases=("narrowed", "slightly narrowed", "shifted"),
     n_clean=(5, 20, 80),
     levels=(0.1, 6.0, 16),
@@ -110,11 +113,13 @@ FULL = Ambient(
 )
 
 
-def cells(config: Ambient) -> list[dict[str, Any]]:
-    """The grid."""
+def cells(config: AmbientConfig) -> list[dict[str, Any]]:
+    """The grid. Raises `ValueError` where the config's `data` hold no images, or too few or too small ones."""
+    if config.data is not None:
+        patch_sizes(config, patch_pool(config))
     line = [{"kind": kind, "case": case, "n_clean": n} for kind in ("line", "flow") for case in config.cases
             for n in config.n_clean]  # fmt: skip
-    buffer = {"kind": "buffer", "case": config.buffer_case, "n_clean": config.n_clean[0]}
+    buffer = {"kind": "buffer", "case": config.buffer_case, "n_clean": config.buffer_clean}
     patches = [
         {"kind": "patches", "degradation": name, "strength": strength, "learner": learner}
         for learner in config.learners
@@ -123,7 +128,24 @@ def cells(config: Ambient) -> list[dict[str, Any]]:
     return [*line, buffer, *patches]
 
 
-def run(config: Ambient, cell: Cell, key: Key[Array, ""]) -> Mapping[str, Any]:
+def patch_pool(config: AmbientConfig) -> PatchSets:
+    """The patches that all repeats draw from."""
+    return patch_sets(config.side, config.pool, config.pool, shrink=config.shrink, data=config.data)
+
+
+def patch_sizes(config: AmbientConfig, pool: PatchSets) -> tuple[int, int]:
+    """Clean patches, and half of the test patches, that the pool allows. Raises `ValueError` where they are too few."""
+    share, found = 1 + config.degraded_per_clean, (len(pool.train), len(pool.test))
+    sizes = min(config.patches_clean, found[0] // share), min(config.samples, found[1] // 2)
+    allowed = (
+        f"images with {LEAST * share} patches of {config.side} x {config.side} pixels or more in the even-numbered "
+        f"ones and {2 * LEAST} or more in the others"
+    )
+    require(min(sizes) >= LEAST, "data", f"{found[0]} and {found[1]}", allowed)
+    return sizes
+
+
+def run(config: AmbientConfig, cell: Cell, key: Key[Array, ""]) -> Mapping[str, Any]:
     """One cell."""
     if cell["kind"] == "patches":
         return _run_patches(config, cell, key)
@@ -139,25 +161,16 @@ def run(config: Ambient, cell: Cell, key: Key[Array, ""]) -> Mapping[str, Any]:
     return buffer_cell(*sizes, config.buffer_sigma_min, ratios, weights, *repeats, config.buffer_steps, *sampler)
 
 
-def rows_of(config: Ambient, kinds: Sequence[str] = KINDS, *, seed: int = 0) -> list[Row]:
-    """The rows of some kinds of cells, computed here and now and kept nowhere: for notebooks.
-
-    Raises `ValueError` for another kind.
-    """
-    for kind in kinds:
-        require(kind in KINDS, "kinds", repr(kind), "of " + ", ".join(KINDS))
-    chosen = [cell for cell in cells(config) if cell["kind"] in kinds]
-    return [make_row(run, config, cell, seed) for cell in chosen]
-
-
-def _run_patches(config: Ambient, cell: Cell, key: Key[Array, ""]) -> Mapping[str, Any]:
-    pool = patch_pool(config.side, config.pool, shrink=config.shrink, data=config.data)
+def _run_patches(config: AmbientConfig, cell: Cell, key: Key[Array, ""]) -> Mapping[str, Any]:
+    pool = patch_pool(config)
+    n_clean, n_test = patch_sizes(config, pool)
     seed = int(jax.random.randint(jax.random.fold_in(key, 0), (), 0, 2**31 - 1))
-    sizes = config.patches_clean, config.degraded_per_clean * config.patches_clean, config.samples
+    sizes = n_clean, config.degraded_per_clean * n_clean, n_test
     task = patch_task(pool, cell["degradation"], cell["strength"], *sizes, config.patches_repeats, seed)
     scan, levels = np.geomspace(*config.patches_sigma_min), np.geomspace(*config.classifier_levels)
-    made = jax.random.fold_in(key, 1)
-    return patch_cell(cell["learner"], task, scan, levels, config.samples, config.patches_steps, made, tau=config.tau)
+    return patch_cell(
+        cell["learner"], task, scan, levels, config.patches_steps, jax.random.fold_in(key, 1), tau=config.tau
+    )
 
 
 EXPERIMENT = Experiment(
@@ -170,4 +183,5 @@ EXPERIMENT = Experiment(
     run=run,
     figures=figures,
     answer=answer,
+    details=details,
 )

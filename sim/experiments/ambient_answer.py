@@ -1,95 +1,102 @@
-"""The answer of the ambient experiment in words, every one of which follows from the rows."""
+"""What the ambient experiment found, in words, every one of which follows from the rows."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sim.experiments.base import Row
-
-__all__ = ["answer", "beats", "of_kind", "patch_measure"]
+from sim.experiments.wording import find, shown, sign
 
 Estimate = Mapping[str, Any]
-
-
-def of_kind(rows: Sequence[Row], kind: str) -> list[Row]:
-    """The rows of one kind of cell."""
-    return [row for row in rows if row["kind"] == kind]
-
-
-def patch_measure(row: Row) -> Mapping[str, Any]:
-    """The distances to look at first: those without sampling noise where there are any."""
-    return row["exact"] or row["distance"]
-
-
-def beats(gain: Estimate) -> str:
-    """`beats`, `loses to` or `is not told apart from`, by a gain's interval."""
-    if gain["low"] > 0:
-        return "beats"
-    return "loses to" if gain["high"] < 0 else "is not told apart from"
+VERBS = {1: "beats", 0: "is not told apart from", -1: "loses to"}
+"""A gain's sign in words."""
 
 
 def answer(config: Any, rows: Sequence[Row]) -> str:
-    """Crossover on the line, generated laws, buffer and patches, a sentence each."""
-    parts = [_line(of_kind(rows, "line"), config), _flow(of_kind(rows, "flow"))]
-    parts += [_buffer(row) for row in of_kind(rows, "buffer")] + [_patches(of_kind(rows, "patches"))]
-    return " ".join(part for part in parts if part)
+    """From which noise on degraded points help on the line, and how often a gate helps on patches, in a sentence."""
+    line, patches, parts = find(rows, kind="line"), find(rows, kind="patches"), []
+    if line:
+        sizes = sorted({row["n_clean"] for row in line})
+        middle, share = sizes[len(sizes) // 2], config.degraded_per_clean
+        said = " and ".join(map(_crossover, find(line, n_clean=middle)))
+        parts.append(
+            f"On the line, {middle} clean points with {share * middle} degraded ones beat the former alone {said}"
+        )
+    if patches:
+        wins = sum(_wins(row["learned"]) for row in patches)
+        gate = "Gating patches by the learned classifier's sigma_min beats both clean only and everything"
+        parts.append(f"{gate} in {wins} of {len(patches)} cases")
+    return "; ".join(parts[:1] + [part[0].lower() + part[1:] for part in parts[1:]]) + "." if parts else ""
 
 
-def _line(rows: Sequence[Row], config: Any) -> str:
+def _crossover(row: Row) -> str:
+    """From which noise on there is a gain, if any, and theory's."""
+    level = row["theory_crossover"]
+    theory = {None: "never", 0: "always"}.get(level) or f"{level:.2g}"
+    return f"{_found(row)} (theory {theory}) for {row['case']} data"
+
+
+def _found(row: Row) -> str:
+    """Where, if anywhere, everything was found to beat clean only up to the highest noise."""
+    value, low, high = (row["crossover"][end] for end in ("value", "low", "high"))
+    top = f"up to σ = {row['levels'][-1]:.2g}"
+    if high == 0:
+        return f"at every noise {top}"
+    if low is None:
+        return f"at no noise that lasts {top}"
+    if value is None or high is None:
+        return f"undecidedly at noise {top}"
+    return f"from σ = {shown(row['crossover'])} on"
+
+
+def _wins(compared: Estimate) -> bool:
+    """Whether a gated distance beats both alternatives."""
+    return sign(compared["over_clean"]) == sign(compared["over_everything"]) == 1
+
+
+def details(config: Any, rows: Sequence[Row]) -> list[str]:
+    """Agreement with theory and bounds on the line, generated laws, the buffer, patches."""
+    said = _line(find(rows, kind="line"), config)
+    said += [_flow(row) for row in find(rows, kind="flow")]
+    said += [_buffer(row) for row in find(rows, kind="buffer")]
+    return said + _patches(find(rows, kind="patches"), config)
+
+
+def _line(rows: Sequence[Row], config: Any) -> list[str]:
     if not rows:
-        return ""
-    said = "; ".join(_crossover(row, config) for row in rows)
+        return []
     inside = total = 0
     for row in rows:
         for name in ("clean", "everything"):
             ends = zip(row[name]["low"], row[f"theory_{name}"], row[name]["high"], strict=True)
             hits = [low <= expected <= high for low, expected, high in ends]
             inside, total = inside + sum(hits), total + len(hits)
-    return f"In total variation on the line, {said} (theory's mean within {inside} of {total} intervals of 95 %)."
+    each = ", ".join(f"n = {row['n_clean']} {_crossover(row)}, by theory's bounds {_bounds(row)}" for row in rows)
+    return [
+        f"Total variation on the line, {config.degraded_per_clean} degraded points for each clean one: theory's mean "
+        f"is within {inside} of {total} intervals of 95 %; all points beat n clean ones alone: {each}."
+    ]
 
 
-def _crossover(row: Row, config: Any) -> str:
-    sizes = f"{row['n_clean']} clean + {config.degraded_per_clean * row['n_clean']} {row['case']} points"
-    theory, bounds = row["theory_crossover"], row["bounds_crossover"]
-    expected = {None: "never", 0: "always"}.get(theory) or f"from σ = {theory:.2f}"
-    bounded = "nowhere" if bounds is None else f"from σ = {bounds:.2g}"
-    return f"{sizes} beat the clean ones {_found(row)} (theory: {expected}; its bounds: {bounded})"
+def _bounds(row: Row) -> str:
+    level = row["bounds_crossover"]
+    return "nowhere" if level is None else f"from σ = {level:.2g} on"
 
 
-def _found(row: Row) -> str:
-    """Where the gain was found positive."""
-    value, low, high = (row["crossover"][end] for end in ("value", "low", "high"))
-    top = row["levels"][-1]
-    if high == 0:
-        return f"at every noise level up to σ = {top:.2g}"
-    if low is None:
-        return f"at no noise level that lasts up to σ = {top:.2g}"
-    if value is None or high is None:
-        return f"undecidedly at noise levels up to σ = {top:.2g}"
-    return f"from σ = {value:.2f} ({low:.2f} to {high:.2f}) on"
-
-
-def _flow(rows: Sequence[Row]) -> str:
-    said = [_flow_case(row) for row in rows]
-    return (
-        f"Of the laws that the memorising denoiser generates on the line (W2² to the truth), {'; '.join(said)}."
-        if said
-        else ""
-    )
-
-
-def _flow_case(row: Row) -> str:
+def _flow(row: Row) -> str:
     best = row["best"]
-    level, name = row["sigma_min"][best["index"]], f"{row['case']} data at n = {row['n_clean']}"
-    values = (
-        f"{_short(best['value'])} against {_short(row['clean'])} clean only and {_short(row['everything'])} everything"
+    return (
+        f"The law that the memorising denoiser generates on the line from {row['n_clean']} clean points and "
+        f"{row['case']} ones, gated at {_chosen(row)}, {VERBS[sign(best['over_clean'])]} clean only and "
+        f"{VERBS[sign(best['over_everything'])]} everything in W2² to the truth: {shown(best['value'])} against "
+        f"{shown(row['clean'])} and {shown(row['everything'])}."
     )
-    verdict = f"{beats(best['over_clean'])} clean only and {beats(best['over_everything'])} everything"
-    return f"{name} gated at the best sigma_min ({level:.2g}) {verdict}: {values}"
 
 
-def _short(estimate: Estimate) -> str:
-    return f"{estimate['value']:.3g} ({estimate['low']:.3g} to {estimate['high']:.3g})"
+def _chosen(row: Row) -> str:
+    """At which sigma_min the value of `best` was measured."""
+    levels = sorted({f"{row['sigma_min'][k]:.2g}" for k in row["best"]["indices"]}, key=float)
+    return f"the sigma_min best for the other half of the training sets ({' and '.join(levels)})"
 
 
 def _buffer(row: Row) -> str:
@@ -98,9 +105,10 @@ def _buffer(row: Row) -> str:
     where = "at no noise tried" if first is None else f"from {row['ratios'][first]:.2f} sigma_min on"
     worst = row["ratios"][0], row["once"]["value"][0] / row["afresh"]["value"][0]
     return (
-        f"Points noised once (sigma_min = {row['sigma_min']:g}) are found to improve the estimate {where}; at "
-        f"{worst[0]:.2f} sigma_min its error is {worst[1]:.2g} times that of points noised afresh. In W2² of the "
-        f"generated law noising once rather than afresh {'; '.join(_cost(row, k) for k in range(len(row['weights'])))}."
+        f"Points noised once (sigma_min = {row['sigma_min']:g}, {row['n_clean']} clean points and {row['case']} ones) "
+        f"are found to improve the estimate of x0 {where}; at {worst[0]:.2f} sigma_min its error is {worst[1]:.2g} "
+        f"times that of points noised afresh. In W2² of the generated law noising once rather than afresh "
+        f"{'; '.join(_cost(row, k) for k in range(len(row['weights'])))}."
     )
 
 
@@ -109,43 +117,39 @@ def _cost(row: Row, k: int) -> str:
     cost = {end: row["cost_of_once"][end][k] for end in ("value", "low", "high")}
     weight, opens = row["weights"][k], row["opens_at"][k]
     printed = f", which is printed for {math.sqrt(weight):g}" if weight in (4.0, 16.0) else ""
-    return f"{_verdict(cost)} at lambda_max = {weight:g} (open from {opens:.2f} sigma_min on{printed}): {_short(cost)}"
+    word = {1: "costs something", 0: "makes no difference that shows", -1: "gains something"}[sign(cost)]
+    return f"{word} at lambda_max = {weight:g} (open from {opens:.2f} sigma_min on{printed}): {shown(cost)}"
 
 
-def _verdict(cost: Estimate) -> str:
-    if cost["low"] > 0:
-        return "costs something"
-    return "gains something" if cost["high"] < 0 else "makes no difference that shows"
-
-
-def _patches(rows: Sequence[Row]) -> str:
+def _patches(rows: Sequence[Row], config: Any) -> list[str]:
     if not rows:
-        return ""
-    said = "; ".join(_degradation(row) for row in rows)
-    labels = {"best": "best sigma_min", "ideal": "ideal classifier's", "learned": "learned one's"}
-    counts = ", ".join(f"{_wins(rows, name)} at the {label}" for name, label in labels.items())
-    return f"On patches (W2²), {said}. Gating beats both clean only and everything in {counts} of {len(rows)} cases."
-
-
-def _wins(rows: Sequence[Row], name: str) -> int:
-    found = [patch_measure(row)[name] for row in rows]
-    return sum(beats(one["over_clean"]) == beats(one["over_everything"]) == "beats" for one in found)
+        return []
+    labels = {"best": "the scan's best sigma_min", "ideal": "the ideal classifier's", "learned": "the learned one's"}
+    counts = ", ".join(f"{sum(_wins(row[name]) for row in rows)} at {label}" for name, label in labels.items())
+    total = (
+        f"Patches: gating beats both clean only and everything in {counts}, of {len(rows)} cases; intervals are over "
+        f"{config.patches_repeats} re-draws of training sets from one pool of patches, which each nearly exhausts."
+    )
+    return [total, *map(_degradation, rows)]
 
 
 def _degradation(row: Row) -> str:
-    measure, (ideal, learned) = patch_measure(row), _sigma_mins(row)
-    best = measure["best"]
-    level = row["sigma_min"][best["index"]]
-    fine = [row["bands"]["value"][column][-1] for column in (1 + best["index"], -1, 0)]
-    values = f"{_short(best['value'])}, {_short(measure['clean'])} and {_short(measure['everything'])}"
+    best, (ideal, learned) = row["best"], _sigma_mins(row)
+    indices = best["indices"]
+    gated, clean, everything = (row["bands"]["value"][column][-1] for column in (1 + indices[0], -1, 0))
     return (
-        f"{row['degradation']} {row['strength']:g}, {row['learner']} learner, gated at the best sigma_min {level:.2g} "
-        f"(classifiers: ideal {ideal:.2g}, learned {learned:.2g}), clean only and everything: {values}, the variance "
-        f"of the finest third of frequencies being {fine[0]:.2f}, {fine[1]:.2f} and {fine[2]:.2f} of the truth's"
+        f"{row['degradation'].capitalize()} {row['strength']:g}, {row['learner']} learner, gated at {_chosen(row)}: "
+        f"W2² {shown(best['value'])} against {shown(row['clean'])} clean only and {shown(row['everything'])} "
+        f"everything; sigma_min {ideal:.2g} by the ideal classifier gives {shown(row['ideal']['value'])}, "
+        f"{learned:.2g} by the learned one {shown(row['learned']['value'])}. The finest third of frequencies has "
+        f"{gated:.2f} (gated at {row['sigma_min'][indices[0]]:.2g}), {clean:.2f} (clean only) and {everything:.2f} "
+        f"(everything) of the truth's variance."
     )
 
 
 def _sigma_mins(row: Row) -> tuple[float, float]:
     """The ideal and the learned classifier's sigma_min, inf where there is none."""
-    found = row["ideal_sigma_min"], row["learned_sigma_min"]["value"]
-    return tuple(math.inf if value is None else value for value in found)  # type: ignore[return-value]
+    ideal, learned = (
+        math.inf if value is None else value for value in (row["ideal_sigma_min"], row["learned_sigma_min"]["value"])
+    )
+    return ideal, learned

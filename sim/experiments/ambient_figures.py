@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.experiments.ambient_answer import of_kind
 from sim.experiments.base import Row
+from sim.experiments.wording import find
 from theory.canvas import BLACK, BLUE, DASHES, GREEN, ORANGE, PURPLE, VERMILION, new_figure
+from theory.gates import buffer_noise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,28 +22,29 @@ WIDE = 5.4
 def figures(config: Any, rows: Sequence[Row]) -> dict[str, tuple[str, "Figure"]]:
     """Name -> (caption, figure), for the kinds of rows there are."""
     made = {}
-    if line := of_kind(rows, "line"):
+    if line := find(rows, kind="line"):
         caption = (
             "Expected total variation between the smoothed training set and the smoothed truth on the line: means over "
             "training sets with 95 % bands, theory's expectation (dots), and the noise level from which everything "
             "beats clean only: theory's (line) and as found (band). Where nothing is marked there is none."
         )
         made["ambient_line"] = caption, line_figure(line)
-    if patches := of_kind(rows, "patches"):
+    if patches := find(rows, kind="patches"):
         caption = (
             "W2² between generated and fresh patches against sigma_min, means over training sets with 95 % bands; "
             "horizontally everything and clean only, vertically what the classifiers choose. Linear learner: the "
             "Gaussian that it generates against the fresh patches' moments, no sampling noise; memorising: debiased "
-            "W2². Bands overlap more than the paired differences of the answer leave undecided."
+            "W2². Training sets are re-draws from one pool of patches, which they nearly exhaust. Bands overlap more "
+            "than the paired differences in the text leave undecided."
         )
         made["ambient_patches"] = caption, patch_figure(patches)
-    if flow := of_kind(rows, "flow"):
+    if flow := find(rows, kind="flow"):
         caption = (
             "W2² of the law that the memorising denoiser generates on the line against sigma_min, and what noising the "
             "degraded points only once costs: the mean squared error of the estimate of x0 against noise / sigma_min. "
             "Means with 95 % bands."
         )
-        made["ambient_generated"] = caption, flow_figure(flow, of_kind(rows, "buffer"))
+        made["ambient_generated"] = caption, flow_figure(flow, find(rows, kind="buffer"))
     return made
 
 
@@ -88,10 +90,10 @@ def patch_figure(rows: Sequence[Row]) -> "Figure":
     """A panel per degradation and learner."""
     figure, axes = new_figure(rows=len(rows), size=(WIDE, 0.6 + 2.5 * len(rows)), share_x=True)
     for axis, row in zip(axes, rows, strict=True):
-        measure, x = row["exact"] or row["distance"], row["sigma_min"]
-        _level(axis, measure["clean"], BLUE, "clean only", DASHES[2])
-        _level(axis, measure["everything"], VERMILION, "everything", DASHES[1])
-        _band(axis, x, measure["gated"], GREEN, "gated at sigma_min")
+        x = row["sigma_min"]
+        _level(axis, row["clean"], BLUE, "clean only", DASHES[2])
+        _level(axis, row["everything"], VERMILION, "everything", DASHES[1])
+        _band(axis, x, row["gated"], GREEN, "gated at sigma_min")
         axis.lines[-1].set_marker("o")
         for value, colour, label in ((row["ideal_sigma_min"], ORANGE, "ideal classifier"),
                                      (row["learned_sigma_min"]["value"], PURPLE, "learned classifier")):  # fmt: skip
@@ -121,14 +123,15 @@ def flow_figure(rows: Sequence[Row], buffers: Sequence[Row] = ()) -> "Figure":
 
 
 def buffer_figure(axis: "Axes", row: Row) -> None:
-    """The estimate's error against noise / sigma_min, with the buffers for lambda_max = 4: corrected and printed."""
+    """The estimate's error against noise / sigma_min, with the buffers for lambda_max = 4: corrected and printed
+    (which is that for its square)."""
     curves = (("once", PURPLE, "noised once", "-"), ("afresh", GREEN, "noised afresh", DASHES[1]),
               ("clean", BLUE, "clean only", DASHES[2]))  # fmt: skip
     for name, colour, label, dash in curves:
         shown = {end: np.maximum(row[name][end], 1e-5) for end in ("value", "low", "high")}
         _band(axis, row["ratios"], shown, colour, label, dash)
-    axis.axvline(2**0.5, color=BLACK, linestyle=DASHES[3], label="buffer, corrected")
-    axis.axvline(2 / 3**0.5, color=ORANGE, linestyle=DASHES[3], label="buffer, printed")
+    axis.axvline(float(buffer_noise(1.0, 4.0)), color=BLACK, linestyle=DASHES[3], label="buffer, corrected")
+    axis.axvline(float(buffer_noise(1.0, 4.0**2)), color=ORANGE, linestyle=DASHES[3], label="buffer, printed")
     axis.set(xscale="log", yscale="log", xlabel="noise / sigma_min", ylabel="E |error of x̂0|²")
     axis.set_title(f"noised once at sigma_min = {row['sigma_min']:g} ({row['case']})")
     axis.legend(fontsize=8)

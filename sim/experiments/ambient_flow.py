@@ -22,10 +22,10 @@ from sim.empirical import AmbientEmpiricalDenoiser, EmpiricalDenoiser, keep_poin
 from sim.experiments.ambient_compare import cross_fitted
 from sim.experiments.ambient_learners import flow
 from sim.experiments.ambient_line import NODES, REACH, line_case, quantile, training_sets
-from sim.gating import GateTimes, gate_times
 from sim.intervals import mean_interval, paired_difference
 from sim.sampler_base import Denoiser
 from sim.times import time_grid
+from theory.gates import GateTimes, buffer_noise, gate_times
 from theory.paths import VarianceExploding
 from theory.total_variation import Line
 
@@ -103,9 +103,6 @@ def flow_cell(
         "everything": mean_interval(errors[:, 0]),
         "gated": mean_interval(errors[:, 1:-1]),
         "clean": mean_interval(errors[:, -1]),
-        "gain_over_clean": mean_interval(errors[:, -1:] - errors[:, 1:-1]),
-        "gain_over_everything": mean_interval(errors[:, :1] - errors[:, 1:-1]),
-        "gain_of_everything": paired_difference(errors[:, -1], errors[:, 0]),
         "best": cross_fitted(errors[:, 1:-1], errors[:, -1], errors[:, 0]),
     }
 
@@ -157,9 +154,7 @@ def buffer_cell(
         "ratios": ratios,
         **errors,
         "weights": weights,
-        "opens_at": 1 / np.sqrt(1 - 1 / np.sqrt(weights)),
-        "distance_once": mean_interval(once),
-        "distance_afresh": mean_interval(afresh),
+        "opens_at": [float(buffer_noise(1.0, w)) for w in weights],
         "cost_of_once": paired_difference(once, afresh),
     }
 

@@ -1,7 +1,7 @@
 """Learners under noise gates: a class's exact optimum at every noise level, over the points whose gate is open there.
 
 - linear: E[x0 | x_t] for Gaussian data of the open points' mean and covariance (`GatedGaussianDenoiser`). It generates
-  a Gaussian N(b, M Mᵀ), known exactly, since its sampler is an affine map z -> M z + b.
+  a Gaussian, known exactly, since its sampler is an affine map.
 - memorising: the posterior mean over the open points (`sim.empirical.EmpiricalDenoiser`). It generates points of the
   training set that are open at noise 0, clean ones if gated, so that what gating changes is their shares.
 """
@@ -14,11 +14,12 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from sim.coordinates import coordinate_powers, from_coordinates, require_grid, to_coordinates
 from sim.empirical import EmpiricalDenoiser
-from sim.gating import GateTimes, gate_times
 from sim.sampler_base import Denoiser
 from sim.samplers import SigmaHeun
 from sim.sampling import sample
 from theory._checks import is_concrete, require, require_finite
+from theory.gates import GateTimes, gate_times
+from theory.gaussian import Gaussian
 from theory.path_base import Path, Time, safe_sqrt
 
 
@@ -95,26 +96,28 @@ def flow(
     return jnp.asarray(sample(denoiser, path, SigmaHeun(), times, starts, jax.random.key(0)))
 
 
+def affine_image(
+    denoiser: Denoiser, path: Path, times: Float[Array, " k"], mean: Float[Array, " d"], std: Float[Array, ""]
+) -> Gaussian:
+    """The exact law that the flow makes of N(mean, std² I) where `denoiser` is affine in x_t, by d + 1 trajectories."""
+    directions = jnp.concatenate([jnp.zeros((1, mean.size)), jnp.eye(mean.size)])
+    ends = flow(denoiser, path, times, mean + std * directions)
+    columns = ends[1:] - ends[0]
+    return Gaussian(ends[0], columns.T @ columns)
+
+
 @eqx.filter_jit
-def affine_maps(
-    path: Path,
-    points: Float[Array, "n d"],
-    groups: Int[Array, " n"],
-    gates: GateTimes,
-    times: Float[Array, " k"],
+def generated_gaussians(
+    path: Path, points: Float[Array, "n d"], groups: Int[Array, " n"], gates: GateTimes, times: Float[Array, " k"],
     noise_std: Float[Array, ""],
-) -> tuple[Float[Array, "s d"], Float[Array, "s d d"]]:
-    """(b, M) of the linear learner's sampler z -> b + M z for each of s gatings (arrays s by number of groups), started
-    from mean + noise_std z: it generates N(b, M Mᵀ).
-    """
-    d = points.shape[1]
+) -> Gaussian:  # fmt: skip
+    """What the linear learner makes of N(mean of the open points, noise_std² I) for each of s gatings (arrays s by
+    number of groups): a batch of s Gaussians."""
     learner = GatedGaussianDenoiser(path, points, groups, jax.tree.map(lambda a: a[0], gates))
 
-    def one(gate: GateTimes) -> tuple[Array, Array]:
+    def one(gate: GateTimes) -> Gaussian:
         denoiser = eqx.tree_at(lambda module: module.gates, learner, gate)
-        starts = denoiser.moments(times[0])[0] + noise_std * jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d)])
-        ends = flow(denoiser, path, times, starts)
-        return ends[0], (ends[1:] - ends[0]).T
+        return affine_image(denoiser, path, times, denoiser.moments(times[0])[0], noise_std)
 
     return jax.lax.map(one, gates)
 

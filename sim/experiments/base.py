@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,8 @@ class Experiment:
     - `name`, `title`, `question`: for the command line and the report.
     - `fast`, `full`: two configs (frozen dataclasses); fast ends within about a minute on one core.
     - `cells`: config -> the grid. `run`: (config, cell, key) -> numbers, JSON-able or NumPy, pure.
-    - `figures`: (config, rows) -> named figures with captions. `answer`: (config, rows) -> one sentence with numbers.
+    - `answer`: (config, rows) -> one sentence with numbers; `details`: what else was found, a list of such sentences.
+    - `figures`: (config, rows) -> named figures with captions.
     """
 
     name: str
@@ -55,8 +56,9 @@ class Experiment:
     full: Any
     cells: Callable[[Any], Sequence[Cell]]
     run: Callable[[Any, Cell, Key[Array, ""]], Mapping[str, Any]]
-    figures: Callable[[Any, Sequence[Row]], "Mapping[str, tuple[str, Figure]]"]
     answer: Callable[[Any, Sequence[Row]], str]
+    details: Callable[[Any, Sequence[Row]], Sequence[str]]
+    figures: Callable[[Any, Sequence[Row]], "Mapping[str, tuple[str, Figure]]"]
 
 
 def cell_name(cell: Cell) -> str:
@@ -93,11 +95,22 @@ def _contents(file: Path, changed: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+@functools.cache
+def _code() -> str:
+    """Digest of the sources of `theory` and `sim`, and JAX's version: rows made by other code are not gone on from."""
+    total = hashlib.sha256(jax.__version__.encode())
+    for package in ("theory", "sim"):
+        root = Path(str(resources.files(package)))
+        for file in sorted(root.rglob("*.py")):
+            total.update(file.read_bytes())
+    return total.hexdigest()
+
+
 def digest(experiment: str, config: Any, seed: int) -> str:
-    """A short name for what the rows depend on: experiment, config, contents of its files, seed, Patina's version."""
+    """A short name for what the rows depend on: experiment, config, contents of its files, seed, Patina's code."""
     fields = [getattr(config, field.name) for field in dataclasses.fields(config)]
     files = [_contents(f, f.stat().st_mtime_ns) for f in fields if isinstance(f, Path) and f.is_file()]
-    text = json.dumps([experiment, plain(config), files, seed, metadata.version("patina-diffusion")], sort_keys=True)
+    text = json.dumps([experiment, plain(config), files, seed, _code()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -105,6 +118,17 @@ def make_row(run: Callable[[Any, Cell, Key[Array, ""]], Mapping[str, Any]], conf
     """The cell with its outcome, as JSON can hold it."""
     row: Any = plain({**cell, **run(config, cell, cell_key(seed, cell))})
     return row
+
+
+def some_rows(experiment: Experiment, config: Any, *, seed: int = 0, **wanted: Any) -> list[Row]:
+    """Rows of the cells with these entries (a value, or a list of those wanted), run in this process: for a notebook.
+
+    For example `some_rows(EXPERIMENTS["conditions"], FAST, learner="exact", operator=["cep-g", "cep-u"])`. Float64 must
+    be enabled.
+    """
+    lists = {name: value if isinstance(value, list) else [value] for name, value in wanted.items()}
+    chosen = [c for c in experiment.cells(config) if all(c.get(name) in values for name, values in lists.items())]
+    return [make_row(experiment.run, config, cell, seed) for cell in chosen]
 
 
 def _run_cell(experiment: str, config: Any, cell: Cell, seed: int, file: Path) -> Row:
@@ -250,6 +274,7 @@ def write_result(job: Job) -> Path:
         "experiment": job.experiment.name,
         "question": job.experiment.question,
         "answer": job.experiment.answer(job.config, rows),
+        "details": list(job.experiment.details(job.config, rows)),
         "config": plain(job.config),
         "seed": job.seed,
         "versions": {name: metadata.version(name) for name in ("patina-diffusion", "jax", "numpy", "pot")},

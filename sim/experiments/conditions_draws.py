@@ -18,10 +18,11 @@ classes as the ratio grows), so differences between strengths are paired. NumPy,
 from collections.abc import Callable
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, ScalarLike
 
 from sim.conditions import seen_classes
 from sim.experiments.conditions_laws import Moments, Seen, condition_effect
@@ -70,7 +71,7 @@ def make_classes(geometry: str, d: int, mean_square: float, condition: float = 1
     return Classes(places[:, None] * np.full(d, 1 / np.sqrt(d)), cov, asked)
 
 
-def make_operator(name: str, strength: float, classes: int) -> Corruption:
+def make_operator(name: str, strength: ScalarLike, classes: int) -> Corruption:
     """The operator of this name on one-hot codes; `strength` is noise_std for CEP, and eta or the rate otherwise.
 
     Raises `ValueError` for an unknown name.
@@ -91,16 +92,24 @@ def make_operator(name: str, strength: float, classes: int) -> Corruption:
 
 def seen_rows(name: str, strengths: tuple[float, ...], classes: int) -> Float[np.ndarray, "L K K"]:
     """W for each strength: what the exact learner makes of the code of each class."""
+    return np.asarray(_seen_rows(name, jnp.asarray(strengths), classes), float)
+
+
+@eqx.filter_jit
+def _seen_rows(name: str, strengths: Array, classes: int) -> Array:
     prior = jnp.full(classes, 1 / classes)
-    rows = [seen_classes(make_operator(name, x, classes), jnp.eye(classes), prior) for x in strengths]
-    return np.stack([np.asarray(W, float) for W in rows])
+    return jax.vmap(lambda x: seen_classes(make_operator(name, x, classes), jnp.eye(classes), prior))(strengths)
+
+
+def _generator(key: Key[Array, ""]) -> np.random.Generator:
+    """NumPy's generator from a key: JAX compiles its own anew for every shape, seconds each."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
 def draw_points(classes: Classes, n: int, sets: int, key: Key[Array, ""]) -> Float[np.ndarray, "sets K n d"]:
     """Deviations x - mu of `n` points per class for each training set."""
     k, d = classes.means.shape
-    z = np.asarray(jax.random.normal(key, (sets, k, n, d), float))
-    return z * np.sqrt(np.diag(classes.cov))
+    return _generator(key).normal(size=(sets, k, n, d)) * np.sqrt(np.diag(classes.cov))
 
 
 def draw_sources(rows: Float[np.ndarray, "L K K"], n: int, sets: int, key: Key[Array, ""]) -> Int[np.ndarray, "..."]:
@@ -109,7 +118,7 @@ def draw_sources(rows: Float[np.ndarray, "L K K"], n: int, sets: int, key: Key[A
     Each point keeps one uniform number; its own class takes the upper end of [0, 1], the others their shares below it.
     """
     k = rows.shape[1]
-    u = np.asarray(jax.random.uniform(key, (sets, k, n), float))
+    u = _generator(key).random((sets, k, n))
     sources = np.empty((len(rows), *u.shape), int)
     for c in range(k):
         order = [*(j for j in range(k) if j != c), c]
@@ -192,13 +201,31 @@ def _effects(name: str, strength: float, parts: Moments, k: int) -> Moments:
     return Moments(kept[:, None] * parts.mean, parts.cov + s[:, None, None] * outer)
 
 
+def draw_codes(
+    operator: VectorCorruption, classes: int, n: int, sets: int, key: Key[Array, ""]
+) -> Float[np.ndarray, "sets K n K"]:
+    """One corrupted code for each of the n points of every class."""
+    strength = jax.tree.map(jnp.asarray, operator)  # as data, so that all strengths share one program
+    return np.asarray(_draw_codes(strength, jax.random.split(key, sets), classes, n), float)
+
+
+@eqx.filter_jit
+def _draw_codes(operator: VectorCorruption, keys: Array, classes: int, n: int) -> Array:
+    def one(key: Key[Array, ""]) -> Array:
+        own = jax.random.split(key, (classes, n))
+        return jax.vmap(jax.vmap(operator.sample, (0, None)))(own, jnp.eye(classes))
+
+    return jax.lax.map(one, keys)
+
+
 def _fixed(name: str, strength: float, points: Float[np.ndarray, "sets K n d"], key: Key[Array, ""]) -> Moments:
-    """Regression of each class's points on their noisy codes, at the clean code, and what it leaves."""
+    """Regression of each class's points on their noisy codes, at the clean code, and what it leaves.
+
+    The noise is K regressors more or less (K - 1 beside the constant one) that n points are fitted with, without
+    regularisation: its effect does not vanish with its size.
+    """
     sets, k, n, _ = points.shape
-    operator, keys = _vector_operator(name, strength, k), jax.random.split(key, (sets, k, n))
-    over_points = jax.vmap(operator.sample, (0, None))
-    drawn = jax.vmap(jax.vmap(over_points), (0, None))(keys, jnp.eye(k))
-    codes = np.asarray(drawn, float)
+    codes = draw_codes(_vector_operator(name, strength, k), k, n, sets, key)
     code_map = np.linalg.pinv(codes) @ points
     residual = points - codes @ code_map
     clean = np.einsum("ke,sked->skd", np.eye(k), code_map)

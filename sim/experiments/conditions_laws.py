@@ -39,8 +39,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, ScalarLike
 from scipy.special import ndtri
 
-from sim.denoisers import Denoiser, Guided, LinearDenoiser, MixtureDenoiser
-from sim.sampler_base import Sampler
+from sim.denoisers import Guided, LinearDenoiser
+from sim.mixture_denoiser import MixtureDenoiser
+from sim.sampler_base import Denoiser, Sampler
 from sim.samplers import DPMSolverPP2M
 from sim.sampling import sample
 from sim.times import time_grid

@@ -2,8 +2,8 @@
 program, sampled with and without guidance, and compared with the classes.
 
 All strengths share training sets, initial weights, batches, times and noise, the starts of sampling and the fresh data,
-so differences between strengths are paired. One program serves perturbed codes, fixed flips (labels flipped before) and
-fresh flips (a transition matrix applied at every step): a strength of zero switches each off.
+so differences between strengths are paired. One program serves all operators, which are data to it (`Task`): a strength
+of zero switches each off.
 
 *The loss.* d = 1: squared W2 between the images of equally spaced quantiles of N(0, 1), sorted, and the same quantiles
 of the class: no sampling noise. d > 1: debiased squared W2 of samples, see `sim.distances`.
@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from sim.denoisers import Guided
 from sim.distances import wasserstein2_squared
@@ -27,11 +27,11 @@ from sim.samplers import DPMSolverPP2M
 from sim.sampling import sample
 from sim.times import time_grid
 from sim.training import Conditions, Fit, fit
-from theory.corruption import EmbeddingGaussian, Fresh, LabelFlip
+from theory.corruption import EmbeddingGaussian, Fresh, InputPerturbation, LabelFlip
 from theory.paths import VPCosine
 
 NULL_RATE = 0.1
-"""Share of the uses of a point without a condition, for guidance."""
+"""Share of the uses of a point without a condition, for guidance, before dropout."""
 
 
 class Training(NamedTuple):
@@ -45,13 +45,19 @@ class Training(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One training: points (n, d), labels (n), noise_std of the codes, transition matrix applied at every step, keys of
-    network and training."""
+    """One training: points, the code of each, what is drawn at every step, and the key of network and training.
+
+    At every step a point takes the code of another one by the row of the transition `matrix` (fresh flips), to which
+    noise of `noise_std` is added (CEP-G), unless it is replaced by the null code 0 with `null_rate` (guidance, and
+    dropout). `gamma`: input perturbation.
+    """
 
     points: Float[Array, "*b n d"]
-    labels: Int[Array, "*b n"]
+    codes: Float[Array, "*b n K"]
+    matrix: Float[Array, "*b n n"]
     noise_std: Float[Array, "*b"]
-    matrix: Float[Array, "*b K K"]
+    null_rate: Float[Array, "*b"]
+    gamma: Float[Array, "*b"]
     key: Key[Array, "*b"]
 
 
@@ -68,8 +74,8 @@ def network_samples(
 
 @eqx.filter_jit
 def _train_and_sample(tasks: Task, starts: Array, guidances: Array, times: Array, training: Training) -> Array:
-    path, classes = VPCosine(), tasks.matrix.shape[-1]
-    conds = jnp.repeat(jnp.arange(classes), len(starts))
+    path, classes = VPCosine(), tasks.codes.shape[-1]
+    conds = jnp.repeat(jnp.eye(classes, dtype=starts.dtype), len(starts), axis=0)
     start = jnp.tile(starts, (classes, 1))
 
     def one(task: Task) -> Array:
@@ -86,18 +92,16 @@ def _train_and_sample(tasks: Task, starts: Array, guidances: Array, times: Array
 
 def _trained(path: VPCosine, task: Task, training: Training) -> Fit:
     key_network, key_fit = jax.random.split(task.key)
-    classes, dtype = task.matrix.shape[-1], task.points.dtype
-    d, options = task.points.shape[1], {"dtype": dtype}
+    (n, d), classes, dtype = task.points.shape, task.codes.shape[-1], task.points.dtype
     network = initialised(
-        lambda k: ResidualMLP(d, training.width, training.depth, classes, key=k, **options), key_network
+        lambda k: ResidualMLP(d, training.width, training.depth, classes, key=k, dtype=dtype), key_network
     )
     perturb = EmbeddingGaussian(task.noise_std * np.sqrt(classes).astype(dtype))
-    conditions = Conditions(
-        task.labels, jnp.eye(classes, dtype=dtype), Fresh(LabelFlip(task.matrix)), Fresh(perturb), NULL_RATE
-    )
+    conditions = Conditions(jnp.arange(n), task.codes, Fresh(LabelFlip(task.matrix)), Fresh(perturb), task.null_rate)
     return fit(
-        network, path, Velocity(), task.points, conditions, key=key_fit, steps=training.steps, batch=training.batch
-    )
+        network, path, Velocity(), task.points, conditions, key=key_fit, steps=training.steps, batch=training.batch,
+        input_operator=InputPerturbation(task.gamma),
+    )  # fmt: skip
 
 
 def initialised(make: Callable[[Key[Array, ""]], ResidualMLP], key: Key[Array, ""]) -> ResidualMLP:

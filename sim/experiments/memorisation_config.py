@@ -18,7 +18,7 @@ Strengths = tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class MemorisationConfig:
     """Sizes of the experiment; n = per_class x number of classes.
 
     **Fields:**
@@ -34,6 +34,9 @@ class Config:
     - `flips`, `sigma_min`: strengths for the exact denoiser; `strengths`: operator -> strengths for the network, each
       beginning with 0.
     - `width`, `depth`, `training_steps`, `batch`, `rate`: the network, and its training by Adam.
+
+    `FAST` took 100 CPU seconds beside other work; `FULL` would take about three quarters of an hour, estimated there
+    from cells with 2 repeats and all other sizes full.
 
     Raises `ValueError` where the sizes do not divide the largest, a number of repeats is below 2, or an operator or its
     first strength is not as said.
@@ -78,8 +81,8 @@ class Config:
             require(values[:1] == (0.0,), f"strengths of {name}", values, "beginning with 0")
 
 
-FAST = Config()
-FULL = Config(
+FAST = MemorisationConfig()
+FULL = MemorisationConfig(
     builtin="digits",
     ddim_steps=(2, 5, 10, 20, 50),
     per_class=(4, 8, 16, 32, 64),
@@ -104,7 +107,7 @@ FULL = Config(
 )
 
 
-def sizes(config: Config) -> tuple[int, ...]:
+def sizes(config: MemorisationConfig) -> tuple[int, ...]:
     """Training points per class that the data allow. Raises `ValueError` where they allow none of the sizes."""
     data = read_data(config.data, config.builtin)
     if data is None:
@@ -114,7 +117,7 @@ def sizes(config: Config) -> tuple[int, ...]:
     return tuple(k for k in config.per_class if 2 * k + config.samples_per_class <= room(data))
 
 
-def cells(config: Config) -> Sequence[Cell]:
+def cells(config: MemorisationConfig) -> Sequence[Cell]:
     """The grid: what is studied, and at which strength."""
     grid: list[Cell] = [{"study": "steps", "steps": steps} for steps in config.ddim_steps]
     grid += [{"study": "flips", "eta": eta} for eta in config.flips]
@@ -124,7 +127,9 @@ def cells(config: Config) -> Sequence[Cell]:
     return [cell for cell in grid if cell["study"] in config.studies]
 
 
-def draw_sets(config: Config, per_class: int, key: Key[Array, ""], repeats: int | None = None) -> list[Sets]:
+def draw_sets(
+    config: MemorisationConfig, per_class: int, key: Key[Array, ""], repeats: int | None = None
+) -> list[Sets]:
     """Independent sets, one per repeat."""
     data, keys = read_data(config.data, config.builtin), jax.random.split(key, repeats or config.repeats)
     if data is not None:
@@ -132,7 +137,7 @@ def draw_sets(config: Config, per_class: int, key: Key[Array, ""], repeats: int 
     return [draw(config.d, config.classes, config.separation, per_class, config.samples_per_class, k) for k in keys]
 
 
-def rows_needed(config: Config) -> int:
+def rows_needed(config: MemorisationConfig) -> int:
     """Rows to which the sets of all sizes are repeated."""
     data = read_data(config.data, config.builtin)
     return max(sizes(config)) * (config.classes if data is None else data.n_classes)

@@ -1,39 +1,34 @@
-"""Figures and answer of the memorisation experiment; every word follows from the rows."""
+"""Figures of the memorisation experiment."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sim.experiments.base import Row
+from sim.experiments.memorisation_answer import NAMES, OPERATOR_NAMES
+from sim.experiments.wording import find
 from theory.canvas import BLACK, BLUE, DASHES, GREEN, PALETTE, PURPLE, VERMILION, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = Mapping[str, Any]
 LOOKS = {"exact": (BLUE, "o"), "linear": (GREEN, "s"), "learned": (VERMILION, "^"), "fresh": (BLACK, "")}
-NAMES = {"exact": "exact", "linear": "linear", "learned": "network", "fresh": "fresh data"}
-OPERATOR_NAMES = {
-    "cep": "CEP-G, at every step (γ)",
-    "cep fixed": "CEP-G, once per point (γ)",
-    "flips": "label flips (η)",
-    "dropout": "condition dropout (rate)",
-    "gate": "noise gate on half the points (σ_min)",
-}
 SHARE = "share with $d_1 < d_2/3$"
 EXPOSED = "half of the points gated:\nP(nearer sample than unseen)"
 RIGHT = "change of\nshare of the right class"
 RATIO = "distance to training /\nto unseen points (median)"
 
 
-def of_study(rows: Sequence[Row], study: str) -> list[Row]:
-    """The rows of one study, in the grid's order."""
-    return [row for row in rows if row["study"] == study]
-
-
 def _band(
-    axis: "Axes", x: Sequence[int | float] | np.ndarray, estimates: Sequence[Row], label: str, colour: str, marker: str
+    axis: "Axes",
+    x: Sequence[int | float] | np.ndarray,
+    estimates: Sequence[Mapping[str, Any]],
+    label: str,
+    colour: str,
+    marker: str,
 ) -> None:
     low, mid, high = (np.array([e[part] for e in estimates], float) for part in ("low", "value", "high"))
     axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -52,7 +47,7 @@ def _denoisers(
 
 def number_figure(rows: Sequence[Row]) -> "Figure":
     """Memorised share and distance ratio: left against n, right against the steps of the exact denoiser."""
-    points, steps = of_study(rows, "points"), of_study(rows, "steps")
+    points, steps = find(rows, study="points"), find(rows, study="steps")
     with style():
         figure, axes = new_figure(rows=2, columns=2, size=(7.4, 5.4))
         _denoisers(axes[::2], points, [row["n"] for row in points], ("exact", "linear", "learned", "fresh"))
@@ -69,12 +64,12 @@ def number_figure(rows: Sequence[Row]) -> "Figure":
 
 def corruption_figure(rows: Sequence[Row]) -> "Figure":
     """The network under each corruption: paired changes of two measures and of the right class's share."""
-    learned = [row for row in of_study(rows, "learned") if row["operator"] != "gate"]
+    learned = [row for row in find(rows, study="learned") if row["operator"] != "gate"]
     names = {"memorised": f"change of\n{SHARE}", "distance_ratio": f"change of\n{RATIO}", "right_class": RIGHT}
     with style():
         figure, axes = new_figure(rows=3, size=(5.6, 7.6), share_x=True)
         ticks: list[str] = []
-        for row, colour in zip(learned, PALETTE, strict=False):
+        for row, colour in zip(learned, cycle(PALETTE), strict=False):
             x = np.arange(len(row["strengths"]) - 1) + len(ticks)
             for axis, measure in zip(axes, names, strict=True):
                 _bars(
@@ -90,15 +85,15 @@ def corruption_figure(rows: Sequence[Row]) -> "Figure":
     return figure
 
 
-def _bars(axis: "Axes", x: np.ndarray, estimates: Sequence[Row], label: str, colour: str) -> None:
+def _bars(axis: "Axes", x: np.ndarray, estimates: Sequence[Mapping[str, Any]], label: str, colour: str) -> None:
     low, mid, high = (np.array([e[part] for e in estimates], float) for part in ("low", "value", "high"))
     axis.errorbar(x, mid, np.maximum([mid - low, high - mid], 0), fmt="o", color=colour, label=label, capsize=3)
 
 
 def gate_figure(rows: Sequence[Row]) -> "Figure":
     """Above: who is exposed behind a gate; below: what sampling that stops at a gate of all points gives."""
-    exact = of_study(rows, "gates")
-    learned = [row for row in of_study(rows, "learned") if row["operator"] == "gate"]
+    exact = find(rows, study="gates")
+    learned = [row for row in find(rows, study="learned") if row["operator"] == "gate"]
     with style():
         figure, axes = new_figure(rows=2, share_x=True)
         x = [row["sigma_min"] for row in exact]
@@ -123,90 +118,21 @@ def figures(config: Any, rows: Sequence[Row]) -> "Mapping[str, tuple[str, Figure
     """The figures with their captions."""
     share = "95 % bands over repeats."
     drawn = {}
-    if of_study(rows, "points") and of_study(rows, "steps"):
+    if find(rows, study="points") and find(rows, study="steps"):
         text = (
             "Above: share of samples with $d_1 < d_2/3$ to the training points. Below: median ratio of the distance "
             "to the training points and to as many unseen ones, 1 where nothing is copied. Left against n, right "
             f"against the steps of the exact denoiser. {share}"
         )
         drawn["number"] = (text, number_figure(rows))
-    if any(row["operator"] != "gate" for row in of_study(rows, "learned")):
+    if any(row["operator"] != "gate" for row in find(rows, study="learned")):
         text = (
             "The network under corruption of its training: changes from no corruption, paired by seeds; right class: "
         )
         text += "the nearest training point is of the class asked for. Bars: 95 % over repeats."
         drawn["corruption"] = (text, corruption_figure(rows))
-    if of_study(rows, "gates"):
+    if find(rows, study="gates"):
         text = "Above: half of the points train at noise above σ_min only; probability that a gated point has a nearer "
         text += "sample than an unseen point has. Below: all points gated, sampling stops at the gate. "
         drawn["gates"] = (text + share, gate_figure(rows))
     return drawn
-
-
-def shown(estimate: Row) -> str:
-    """value [low, high] in two or three digits."""
-    return f"{estimate['value']:.2g} [{estimate['low']:.2g}, {estimate['high']:.2g}]"
-
-
-def verdict(change: Row) -> str:
-    """What a paired difference says."""
-    if change["high"] < 0:
-        return "lowers"
-    return "raises" if change["low"] > 0 else "is not seen to change"
-
-
-def _number_sentence(rows: Sequence[Row]) -> str:
-    points = of_study(rows, "points")
-    if not points:
-        return ""
-    first, last = points[0], points[-1]
-    falls = first["learned"]["memorised"]["low"] > last["learned"]["memorised"]["high"]
-    trend = (
-        "The network memorises less with more points" if falls else "A change of memorisation with n is not resolved"
-    )
-    ends = [f"{NAMES[k]} {shown(first[k]['memorised'])}, {shown(last[k]['memorised'])}" for k in LOOKS]
-    return f"{trend} (share with d_1 < d_2/3 at n = {first['n']}, {last['n']}: {'; '.join(ends)})"
-
-
-def _corruption_sentence(rows: Sequence[Row]) -> str:
-    """What the strongest corruption of each kind does to the network, and what it costs."""
-    parts = []
-    for row in of_study(rows, "learned"):
-        if row["operator"] != "gate":
-            change, ends = row["changes"][-1]["memorised"], [row["arms"][k]["right_class"]["value"] for k in (0, -1)]
-            cost = "right class {:.2g} to {:.2g}".format(*ends)
-            name = f"{OPERATOR_NAMES[row['operator']]} at {row['strengths'][-1]:g}"
-            parts.append(f"{name} {verdict(change)} this share ({shown(change)}; {cost})")
-    return f"of its training's corruptions, {', '.join(parts)}" if parts else ""
-
-
-def _gate_sentence(rows: Sequence[Row]) -> str:
-    gates = of_study(rows, "gates")
-    if not gates:
-        return ""
-    last = gates[-1]
-    shares = [last[kind]["exposed"] for kind in ("raw", "kept")]
-    finding = "do not expose" if all(share["low"] <= 0.5 for share in shares) else "expose"
-    stops = [last[f"{kind}_stopped"]["distance_ratio"] for kind in ("raw", "kept")]
-    exposed = f"{shown(shares[0])} noised afresh, {shown(shares[1])} noised once"
-    return (
-        f"Beside clean points, exact denoisers {finding} those gated at σ_min = {last['sigma_min']:g} "
-        f"(P(nearer sample than an unseen point has): {exposed}); with all gated, sampling that stops there ends at "
-        f"{shown(stops[0])} and {shown(stops[1])} of the distance to unseen points{_learned_gate(rows)}."
-    )
-
-
-def _learned_gate(rows: Sequence[Row]) -> str:
-    """The network's gated half: is it exposed without a gate and behind the highest one?"""
-    for row in of_study(rows, "learned"):
-        if row["operator"] == "gate":
-            change = row["changes"][-1]["exposed"]
-            ends = f"from {shown(row['arms'][0]['exposed'])} to {shown(row['arms'][-1]['exposed'])}"
-            return f"; in the network the gate at {row['strengths'][-1]:g} {verdict(change)} exposure ({ends})"
-    return ""
-
-
-def answer(config: Any, rows: Sequence[Row]) -> str:
-    """What was found, with numbers, whatever it is."""
-    first = "; ".join(filter(None, (_number_sentence(rows), _corruption_sentence(rows))))
-    return " ".join(filter(None, (f"{first}." if first else "", _gate_sentence(rows))))

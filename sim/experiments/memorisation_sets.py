@@ -16,14 +16,16 @@ data-copying in generative models"); and a training point is met by some sample 
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from sim.intervals import Interval, mean_interval, paired_difference, share_interval
 from sim.neighbours import nearest_distances
 from theory._checks import require, require_finite
 from theory.data import DataSet, load_builtin, load_npz
@@ -86,6 +88,34 @@ def measure(samples: Float[np.ndarray, "m d"], sets: Sets) -> Measures:
         exposed=_less(nearest_distances(private, x)[:, 0], nearest_distances(sets.unseen, x)[:, 0]),
         right_class=float(np.mean(sets.labels[nearest(x, sets.training)] == sets.fresh_labels)),
     )
+
+
+def estimates(values: Sequence[Measures], sets: Sequence[Sets]) -> dict[str, Any]:
+    """Each measure's mean over repeats (one per set) with its 95 % interval: Student's, or `share_over_repeats`."""
+    samples, private = len(sets[0].fresh_labels), int(second_half(sets[0].labels).sum())
+    counts = {"memorised": samples, "close": samples, "nearer": samples, "right_class": samples, "exposed": private}
+    columns = zip(Measures._fields, np.array(values).T, strict=True)
+    return {
+        name: share_over_repeats(column, counts[name]) if name in counts else mean_interval(column)
+        for name, column in columns
+    }
+
+
+def share_over_repeats(shares: Float[np.ndarray, " r"], count: int) -> Interval:
+    """Mean of r >= 2 shares of `count` each; an interval within [0, 1] that is not empty at its ends.
+
+    Student's over the repeats, which sees what the samples of one repeat have in common. Where all repeats agree, as at
+    0 or 1, it is empty: there Wilson's of all samples, as if they were independent.
+    """
+    student, total = mean_interval(shares), count * len(shares)
+    ends = share_interval(round(float(student.value) * total), total) if student.low == student.high else student
+    return Interval(student.value, max(0.0, float(ends.low)), min(1.0, float(ends.high)))
+
+
+def differences(values: Sequence[Measures], others: Sequence[Measures]) -> dict[str, Any]:
+    """Each measure's paired difference, values - others, with Student's interval."""
+    columns = zip(Measures._fields, np.array(values).T, np.array(others).T, strict=True)
+    return {name: paired_difference(first, second) for name, first, second in columns}
 
 
 def _less(a: np.ndarray, b: np.ndarray) -> float:

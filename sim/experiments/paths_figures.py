@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.experiments.paths_answer import gaussian_runs, repeats
+from sim.experiments.base import Row
+from sim.experiments.paths_answer import MODELS, gaussian_runs, reference_error, repeats
+from sim.experiments.wording import find
 from sim.intervals import mean_interval
 from theory.canvas import BLACK, BLUE, DASHES, GREEN, ORANGE, PURPLE, SKY, VERMILION, new_figure
 
@@ -24,7 +26,7 @@ SHORT = {
     "equal_angle": "equal angle",
 }
 """Paths' names in legends, where they differ from those in `PATHS`."""
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Row]
 
 
 COLOURS = {
@@ -60,8 +62,10 @@ def figures(config: Any, rows: Rows) -> "Mapping[str, tuple[str, Figure]]":
             gaussian_figure(config, rows),
         ),
         "patches": (
-            "Image patches, DDIM: above, debiased W2² beyond that of the path's own flow; below, displacement from the "
-            "flow; squared pixel units per patch, 95 % intervals over repeats.",
+            "Image patches, DDIM: above, debiased W2² to fresh draws of each image less its own mean; below, "
+            "displacement from the flow, dotted: half against all steps of the reference; squared pixel units per "
+            "patch, 95 % intervals over repeats. Paths share their draws: their differences, in the text, are "
+            "known better than the bars show.",
             patch_figure(config, rows, "ddim"),
         ),
     }
@@ -71,10 +75,10 @@ def gaussian_figure(config: Any, rows: Rows, grid: str = "uniform") -> "Figure":
     """KL against steps, one panel per sampler; `grid`: whose times are drawn."""
     lines = -(-len(config.samplers) // 2)
     figure, axes = new_figure(rows=lines, columns=2, size=(7.2, 0.9 + 2.1 * lines), share_x=True)
-    runs = [run for run in gaussian_runs(rows) if run["grid"] == grid]
+    runs = find(gaussian_runs(rows), grid=grid)
     for axis, sampler in zip(axes, config.samplers, strict=False):
         for path in config.paths:
-            _gaussian_line(axis, _look(path), [r for r in runs if (r["sampler"], r["path"]) == (sampler, path)])
+            _gaussian_line(axis, _look(path), find(runs, sampler=sampler, path=path))
         axis.set(title=sampler, xscale="log", yscale="log", ylim=(LOWEST / 3, HIGHEST * 3))
         _step_ticks(axis, config.steps)
     for axis in axes[len(config.samplers) :]:
@@ -110,15 +114,17 @@ def _log_ticks(axis: "Axes") -> None:
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def patch_figure(config: Any, rows: Rows, sampler: str, grid: str = "uniform") -> "Figure":
-    """Debiased W2² in excess of the flow's, and displacement, for both models of patches."""
-    figure, axes = new_figure(rows=2, columns=2, size=(7.2, 5.6), share_x=True)
-    names = {"excess": "excess of debiased W2²", "displacement": "displacement"}
+def patch_figure(
+    config: Any, rows: Rows, sampler: str, grid: str = "uniform", models: Sequence[str] = tuple(MODELS)
+) -> "Figure":
+    """Debiased W2² of the detail, and displacement beside the reference's error; one column per model of patches."""
+    figure, axes = new_figure(rows=2, columns=len(models), size=(3.6 * len(models), 5.6), share_x=True)
+    names = {"w2_detail": "debiased W2² of the detail", "displacement": "displacement"}
     for number, axis in enumerate(axes):
-        measure, model = list(names)[number // 2], ("mixture", "empirical")[number % 2]
+        measure, model = list(names)[number // len(models)], models[number % len(models)]
         for shift, path in enumerate(config.patch_paths):
             _patch_line(axis, config, rows, (model, path, sampler, grid, measure), shift)
-        axis.set(xscale="log", title=f"{model}", ylabel=names[measure] if number % 2 == 0 else "")
+        axis.set(xscale="log", title=model, ylabel=names[measure] if number % len(models) == 0 else "")
         if measure == "displacement":
             axis.set_yscale("log")
             _log_ticks(axis)
@@ -138,3 +144,6 @@ def _patch_line(axis: "Axes", config: Any, rows: Rows, run: tuple[str, str, str,
         steps, middle = list(known), np.array([i.value for i in known.values()])
         low, high = (np.array([getattr(i, end) for i in known.values()]) for end in ("low", "high"))
         axis.errorbar(steps, middle, yerr=[middle - low, high - middle], capsize=2, **_look(path))
+        if measure == "displacement":
+            error = reference_error(rows, model, path)
+            axis.axhline(max(error, 1e-5), color=COLOURS[path], linestyle=":", linewidth=1)

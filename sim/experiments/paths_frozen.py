@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from sim.sampler_base import Denoiser, Move, Sample, Sampler, point
+from sim.sampler_base import Denoiser, Move, Sampler, point
 from sim.samplers import DDIM, Ancestral, DPMSolverPP2M, SigmaHeun
 from theory._checks import require
-from theory.path_base import Gain, Path, SpectralPath, Time
+from theory.path_base import Gain, Path, Sample, SpectralPath, Time
 
 WITHOUT_SLOPES = (DDIM, Ancestral, DPMSolverPP2M, SigmaHeun)
 """Samplers that serve on frozen paths."""
