@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import binom, norm
@@ -179,6 +179,7 @@ def test_distance_in_many_dimensions_exceeds_its_lower_bound():
 # -- ideal classifier ------------------------------------------------------------------------------------------
 
 
+@example(1.19921875, 17.53125)  # two sums of the total variation agree by chance
 @given(st.floats(0.05, 20), st.floats(0.05, 20))
 def test_gaussian_divergences_in_one_dimension(a, b):
     p, q = Line.mixture([1.0], [0.0], [math.sqrt(a)]), Line.mixture([1.0], [0.0], [math.sqrt(b)])

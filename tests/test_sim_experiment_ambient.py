@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.affine import affine_image
 from sim.experiments import ambient, ambient_flow, ambient_learners, ambient_line, ambient_patches
 from sim.experiments.ambient_answer import VERBS, answer, details
 from sim.experiments.ambient_compare import cross_fitted
@@ -20,6 +21,7 @@ from sim.experiments.wording import find
 from sim.intervals import Interval, mean_interval
 from sim.mixture_denoiser import MixtureDenoiser
 from sim.patches import patch_sets
+from sim.samplers import SigmaHeun
 from sim.times import time_grid
 from theory.data import DataError
 from theory.gates import GateTimes, buffer_noise
@@ -212,7 +214,7 @@ def test_the_linear_learner_generates_the_moments_of_all_points_where_all_are_op
     assert np.abs(made.cov[0] - made.cov[1]).max() > 0.1
     learner = ambient_learners.GatedGaussianDenoiser(path, points, groups, jax.tree.map(lambda a: a[0], gates))
     mean, std = learner.moments(times[0])[0], path.noise(times[0])
-    image = ambient_learners.affine_image(learner, path, times, mean, std)
+    image = affine_image(learner, path, SigmaHeun(), times, mean, std)
     np.testing.assert_allclose(image.cov, made.cov[0], rtol=1e-9)
     z = np.sqrt(3) * np.concatenate([np.eye(3), -np.eye(3)])  # six points of mean 0 and covariance I
     ends = np.asarray(ambient_learners.flow(learner, path, times, mean + std * jnp.asarray(z)))

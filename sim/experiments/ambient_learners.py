@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from sim.affine import affine_image
 from sim.coordinates import coordinate_powers, from_coordinates, require_grid, to_coordinates
 from sim.empirical import EmpiricalDenoiser
 from sim.sampler_base import Denoiser
@@ -96,16 +97,6 @@ def flow(
     return jnp.asarray(sample(denoiser, path, SigmaHeun(), times, starts, jax.random.key(0)))
 
 
-def affine_image(
-    denoiser: Denoiser, path: Path, times: Float[Array, " k"], mean: Float[Array, " d"], std: Float[Array, ""]
-) -> Gaussian:
-    """The exact law that the flow makes of N(mean, std² I) where `denoiser` is affine in x_t, by d + 1 trajectories."""
-    directions = jnp.concatenate([jnp.zeros((1, mean.size)), jnp.eye(mean.size)])
-    ends = flow(denoiser, path, times, mean + std * directions)
-    columns = ends[1:] - ends[0]
-    return Gaussian(ends[0], columns.T @ columns)
-
-
 @eqx.filter_jit
 def generated_gaussians(
     path: Path, points: Float[Array, "n d"], groups: Int[Array, " n"], gates: GateTimes, times: Float[Array, " k"],
@@ -117,7 +108,7 @@ def generated_gaussians(
 
     def one(gate: GateTimes) -> Gaussian:
         denoiser = eqx.tree_at(lambda module: module.gates, learner, gate)
-        return affine_image(denoiser, path, times, denoiser.moments(times[0])[0], noise_std)
+        return affine_image(denoiser, path, SigmaHeun(), times, denoiser.moments(times[0])[0], noise_std)
 
     return jax.lax.map(one, gates)
 

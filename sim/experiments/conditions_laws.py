@@ -39,9 +39,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, ScalarLike
 from scipy.special import ndtri
 
+from sim.affine import affine_image
 from sim.denoisers import Guided, LinearDenoiser
 from sim.mixture_denoiser import MixtureDenoiser
-from sim.sampler_base import Denoiser, Sampler
 from sim.samplers import DPMSolverPP2M
 from sim.sampling import sample
 from sim.times import time_grid
@@ -70,25 +70,6 @@ def condition_effect(operator: VectorCorruption, code: Float[Array, " d_emb"]) -
     mean, variance = np.asarray(operator.mean(code), float), np.asarray(operator.variance(code), float)
     inverse = np.linalg.pinv(np.diag(variance) + np.outer(mean, mean), hermitian=True)
     return CodeEffect(float(mean @ inverse @ np.asarray(code)), float(1 - mean @ inverse @ mean))
-
-
-def affine_image(
-    denoiser: Denoiser,
-    path: ScalarPath,
-    sampler: Sampler,
-    times: Float[Array, " k"],
-    d: int,
-    cond: Int[Array, ""] | None = None,
-) -> Gaussian:
-    """The exact law that a deterministic `sampler` makes of N(0, I_d) where `denoiser` is affine in x_t.
-
-    `d` + 1 trajectories, no sampling noise; not checked to be affine. Jittable. Raises `ValueError` as `sample` does.
-    """
-    start = jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d)])
-    conds = None if cond is None else jnp.broadcast_to(cond, (d + 1,))
-    ends = jnp.asarray(sample(denoiser, path, sampler, times, start, jax.random.key(0), conds))
-    columns = ends[1:] - ends[0]
-    return Gaussian(ends[0], columns.T @ columns)
 
 
 class Moments(NamedTuple):
@@ -131,7 +112,9 @@ def _linear_images(path: VPCosine, times: Array, seen: Seen, guidance: Array) ->
     def one(law: Seen) -> Gaussian:
         pooled = Gaussian(jnp.asarray(law.pooled_mean), jnp.asarray(law.pooled_cov))
         linear = LinearDenoiser(path, law.mean[None], law.cov[None], pooled)
-        return affine_image(Guided(linear, guidance), path, DPMSolverPP2M(), times, law.mean.size, jnp.asarray(0))
+        return affine_image(
+            Guided(linear, guidance), path, DPMSolverPP2M(), times, jnp.zeros(law.mean.size), cond=jnp.asarray(0)
+        )
 
     return jax.vmap(one)(jax.tree.map(jnp.asarray, seen))
 
@@ -278,7 +261,7 @@ def _perturbed(path: VPLinear, times: Array, means: Array, covs: Array, gammas: 
     def one(law: tuple[Array, Array, Array]) -> tuple[Gaussian, Gaussian]:
         mean, cov, gamma = law
         denoiser = InputPerturbed(path, mean[None], cov[None], gamma)
-        sampled = affine_image(denoiser, path, DPMSolverPP2M(), times, mean.size, jnp.asarray(0))
+        sampled = affine_image(denoiser, path, DPMSolverPP2M(), times, jnp.zeros(mean.size), cond=jnp.asarray(0))
         return sampled, perturbed_gaussian(mean, cov, gamma, q)
 
     return jax.lax.map(one, (means, covs, gammas), batch_size=BATCH)
