@@ -101,7 +101,8 @@ class _Cloud(eqx.Module):
         require(block >= 1, "block", block, "an integer >= 1")
         require(refine >= 0, "refine", refine, "an integer >= 0")
         self.path, self.shape, self.gates = path, data.shape[1:], gates
-        self.points = _rows_to_coordinates(path, data.reshape(data.shape[0], -1))
+        rows = data if data.ndim == 2 else data.reshape(data.shape[0], -1)  # reshaping copies, if only for a while
+        self.points = _rows_to_coordinates(path, rows)
         self.centre, self.floor = _centre(self.points)
         self.block, self.refine = min(block, data.shape[0]), refine
         self.labels, self.log_rows = _class_rows(labels, class_weights, data.shape[0], self.points.dtype)
@@ -363,8 +364,8 @@ def _rows_to_coordinates(path: Path, rows: Array) -> Array:
 def _centre(points: Array) -> tuple[Array, Array]:
     """The mean of the rows, and the power of noise that counts as none: (ε × root mean square deviation)²."""
     mean = jnp.mean(points, axis=0)
-    spread_ = jnp.mean(jax.lax.map(lambda x: jnp.mean((x - mean) ** 2), points, batch_size=ROWS))
-    return mean, jnp.finfo(points.dtype).eps ** 2 * jnp.where(spread_ > 0, spread_, 1.0)
+    spread = jnp.mean(jnp.mean((points - mean) ** 2, axis=1))
+    return mean, jnp.finfo(points.dtype).eps ** 2 * jnp.where(spread > 0, spread, 1.0)
 
 
 def _check_points(path: Path, data: Array) -> None:
