@@ -281,7 +281,7 @@ TINY = dataclasses.replace(
     FAST,
     gaussian_side=4,
     side=4,
-    paths=("vp_cosine", "equal_angle"),
+    paths=("shortest", "equal_angle"),
     samplers=("ddim", "ancestral_small"),
     steps=(3, 6),
     checked_steps=(6,),

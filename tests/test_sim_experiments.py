@@ -106,7 +106,7 @@ def test_an_unfinished_job_has_no_rows_and_what_a_cell_raises_is_raised(tmp_path
 def test_the_result_says_what_was_run_and_found(whole):
     file = base.write_result(whole)
     result = json.loads(file.read_text(), parse_constant=pytest.fail)
-    assert list(result) == ["experiment", "question", "answer", "config", "seed", "versions", "rows"]
+    assert list(result) == ["experiment", "question", "answer", "details", "config", "seed", "versions", "rows"]
     assert result["answer"] == EXPERIMENT.answer(TINY, whole.rows())
     assert result["config"] == plain(TINY)
     assert result["rows"] == whole.rows()
@@ -138,7 +138,7 @@ def test_rows_are_named_by_all_that_they_depend_on(tmp_path, monkeypatch):
     names.append(digest("a", dataclasses.replace(TINY, steps=9), 0))
     file.write_bytes(b"second, and longer")
     names.append(digest("a", with_file, 0))
-    monkeypatch.setattr(base.metadata, "version", lambda name: "99")
+    monkeypatch.setattr(base, "_code", lambda: "other sources")
     names.append(digest("a", TINY, 0))
     assert len(set(names)) == len(names)
 

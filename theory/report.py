@@ -64,7 +64,7 @@ def _link(claim_id: str) -> str:
 
 
 def _table_row(claim: Claim, decision: Decision) -> str:
-    corrected = f" Corrected: {_link(claim.corrected_by)}." if claim.corrected_by else ""
+    corrected = f" (corrected: {_link(claim.corrected_by)})" if claim.corrected_by else ""
     return (
         f"<tr><td>{_link(claim.id)}</td><td>{_badge(decision)}</td><td>{with_formulas(claim.title)}{corrected}</td>"
         f'<td class="number wide">{decision.cases}</td><td class="number wide">{decision.worst_margin:.2g}</td></tr>'
