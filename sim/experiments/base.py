@@ -233,7 +233,7 @@ def _cores() -> int:
 
 
 def _shares(missing: list[list[tuple[Job, Cell]]], count: int) -> Iterator[list[tuple[Job, Cell]]]:
-    """One list of cells per process: whole experiments, those of most cells first, or every n-th cell of a single one."""
+    """One list of cells per process: whole experiments, those of most cells first, or every n-th cell of the one."""
     groups = sorted((group for group in missing if group), key=len, reverse=True)
     if len(groups) < count:
         flat = [entry for group in groups for entry in group]
