@@ -79,7 +79,8 @@ def run(
     jobs = _jobs(names, fast, data, seed, out)
     run_jobs(jobs, workers=workers)
     for job in jobs:
-        print(f"{job.experiment.title}: {job.experiment.answer(job.config, job.rows())}\n  {write_result(job)}")
+        outcome = write_result(job)
+        print(f"{job.experiment.title}: {outcome.answer}\n  {outcome.file}")
     return 0
 
 
@@ -92,8 +93,8 @@ def report(*, out: Path = REPORT, results: Path = RESULTS, full: bool = False, s
         full: Full experiments (hours) rather than fast ones.
         seed: Seed of everything drawn.
     """
-    from sim.experiments.base import run_jobs, write_result
-    from sim.results import experiment_results
+    from sim.experiments.base import run_jobs
+    from sim.results import experiment_result
     from theory.claims.registry import find_claims
     from theory.report import page, write_page
     from theory.results import all_results
@@ -106,9 +107,7 @@ def report(*, out: Path = REPORT, results: Path = RESULTS, full: bool = False, s
     decisions = decide_with_progress(claims, seed=seed)
     print(verdict_table(claims, decisions))
     run_jobs(jobs)
-    for job in jobs:
-        write_result(job)
-    shown = [*all_results(), *experiment_results(jobs)]
+    shown = [*all_results(), *map(experiment_result, jobs)]
     print(f"wrote {write_page(out, page(claims, decisions, shown))}")
     return 0 if all(decision.as_recorded for decision in decisions) else 1
 

@@ -19,6 +19,7 @@ the draws evenly over a batch.
 
 *Input perturbation* (Ning et al. 2023): pass `seen`, the noise that the network's input is made with; the target keeps
 `eps`. *Ambient* training: `ambient_pair` and `gated_pair` (`sim.gating`) give the pair (x0, eps) to pass here.
+`corrupted_loss` does both.
 """
 
 import abc
@@ -30,8 +31,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, ScalarLike
 
+from sim.gating import gated_pair
 from sim.parameterisations import Parameterisation, Predictor
 from theory._checks import require, require_between, require_positive
+from theory.corruption import VectorCorruption
+from theory.gates import GateTimes
 from theory.path_base import Gain, Path, Sample, Time, match_axes
 
 Weight = Callable[[Path, Parameterisation, Time], Gain]
@@ -107,6 +111,37 @@ def denoising_loss(
     output = predictor.output(xt, t, cond)
     error = output - parameterisation.target(path, x0, eps, t)
     return _mean_square(path, weight(path, parameterisation, t), error)
+
+
+def corrupted_loss(
+    predictor: Predictor,
+    x0: Sample,
+    t: Time,
+    eps: Sample,
+    cond: Any = None,
+    *,
+    key: Key[Array, ""],
+    key_kept: Key[Array, ""],
+    weight: Weight = uniform,
+    gate: GateTimes | None = None,
+    input_operator: VectorCorruption | None = None,
+) -> Float[Array, ""]:
+    """`denoising_loss` of one sample under its noise gate and with its input perturbed, as training needs it.
+
+    **Arguments:** as there, and
+
+    - `gate`: scalars; the sample is noised once with noise of `key_kept` (folded from its index), see `gated_pair`;
+      0 where it is closed at t.
+    - `input_operator`: applied to the noise of the network's input with `key`, e.g. `InputPerturbation(0.1)`.
+
+    Raises `ValueError` as `denoising_loss` does.
+    """
+    opened = jnp.ones((), eps.dtype)
+    if gate is not None:
+        kept_noise = jax.random.normal(key_kept, x0.shape, x0.dtype)
+        (x0, eps), opened = gated_pair(predictor.path, gate, x0, kept_noise, t, eps)
+    seen = None if input_operator is None else input_operator.sample(key, eps)
+    return opened * denoising_loss(predictor, x0, t, eps, cond, weight=weight, seen=seen)
 
 
 def _mean_square(path: Path, weight: Gain, error: Sample) -> Float[Array, ""]:

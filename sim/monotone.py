@@ -28,7 +28,7 @@ from scipy.special import log_ndtr, logsumexp, ndtri_exp
 
 from theory._checks import require, require_finite, require_float64
 from theory.path_base import Path
-from theory.wasserstein import Law, _line_parts, _quantile_function, wasserstein2_1d, wasserstein2_1d_samples
+from theory.wasserstein import Law, line_components, score_quantile, wasserstein2_1d, wasserstein2_1d_samples
 
 REACH = 12.0
 """Normal scores covered: all but 4e-33 of each component."""
@@ -86,8 +86,8 @@ def transport_error(
     Raises `ValueError` unless d = 1 with positive variances, or where an image is not finite; `TypeError` unless
     float64.
     """
-    inverse, step = _quantile_function("start", start), 0.5
-    weights, means, stds = _line_parts("data", data)
+    inverse, step = score_quantile("start", start), 0.5
+    weights, means, stds = line_components("data", data)
     old: _Nodes | None = None
     before = np.inf
     while True:
@@ -149,7 +149,7 @@ def _summary(nodes: _Nodes, before: float, laws: tuple[Law, Law]) -> TransportEr
 
 
 def _log_density(x: Vector, law: Law) -> Vector:
-    weights, means, stds = _line_parts("law", law)
+    weights, means, stds = line_components("law", law)
     scores = (x - means[:, None]) / stds[:, None]
     return logsumexp(-(scores**2) / 2, axis=0, b=(weights / stds)[:, None]) - np.log(2 * np.pi) / 2
 

@@ -10,9 +10,12 @@ Labels are the time, in [0, 1], or log(σ)/4, in about [-2.5, 2.5] (`sim.paramet
 is as good as a learned null embedding. Class codes are looked up, and perturbed, by the caller.
 """
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Key, ScalarLike
 
 from theory._checks import require
@@ -39,12 +42,27 @@ class _Block(eqx.Module):
 def _layers(
     key: Key[Array, ""], d: int, width: int, depth: int, size: int, dtype: DTypeLike
 ) -> tuple[eqx.nn.Linear, eqx.nn.Linear, _Block, eqx.nn.Linear]:
-    key_in, key_embed, key_blocks, key_out = jax.random.split(key, 4)
-    encoder = eqx.nn.Linear(d, width, dtype=dtype, key=key_in)
-    embedder = eqx.nn.Linear(size, width, dtype=dtype, key=key_embed)
-    blocks = eqx.filter_vmap(lambda k: _Block(width, dtype, k))(jax.random.split(key_blocks, depth))
-    decoder = jax.tree.map(jnp.zeros_like, eqx.nn.Linear(width, d, dtype=dtype, key=key_out))
-    return encoder, embedder, blocks, decoder
+    """Encoder, embedder, blocks (stacked) and decoder: matrices uniform within ±1/√(inputs), biases and decoder 0.
+
+    All from one draw: a draw per layer takes longer to compile than a training of the experiments.
+    """
+
+    def make() -> tuple[eqx.nn.Linear, eqx.nn.Linear, _Block, eqx.nn.Linear]:
+        blocks = eqx.filter_vmap(lambda k: _Block(width, dtype, k))(jax.random.split(key, depth))
+        sizes = ((d, width), (size, width), (width, d))
+        encoder, embedder, decoder = (eqx.nn.Linear(*shape, dtype=dtype, key=key) for shape in sizes)
+        return encoder, embedder, blocks, decoder
+
+    named, structure = jax.tree_util.tree_flatten_with_path(eqx.filter_eval_shape(make))
+    leaves = [leaf for _, leaf in named]
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    flat = jnp.split(jax.random.uniform(key, (ends[-1].item(),), dtype, -1.0, 1.0), ends[:-1])
+    filled = [
+        part.reshape(leaf.shape) / math.sqrt(leaf.shape[-1]) if path[-1].name == "weight" else jnp.zeros_like(leaf)
+        for part, (path, leaf) in zip(flat, named, strict=True)
+    ]
+    encoder, embedder, blocks, decoder = jax.tree.unflatten(structure, filled)
+    return encoder, embedder, blocks, jax.tree.map(jnp.zeros_like, decoder)
 
 
 class ResidualMLP(eqx.Module):

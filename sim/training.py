@@ -32,54 +32,54 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree, ScalarLike, Shaped
 
-from sim.gating import gated_pair
-from sim.loss import TimeLaw, UniformTime, Weight, denoising_loss, stratified, uniform
+from sim.loss import TimeLaw, UniformTime, Weight, corrupted_loss, stratified, uniform
 from sim.parameterisations import Network, Parameterisation, Predictor
 from theory._checks import require, require_between, require_finite
 from theory.corruption import Fixed, Fresh, VectorCorruption
 from theory.gates import GateTimes
 from theory.path_base import Path, Time
 
-__all__ = ["CodeDenoiser", "Conditions", "Fit", "adam", "fit"]
+__all__ = ["CodeDenoiser", "ConditionOperators", "Conditions", "Fit", "adam", "fit"]
 
 Operator = Fixed | Fresh
 Progress = Callable[[int, float], Any]
 """`progress(step, loss)`, called after every chunk with the steps done and the chunk's mean loss."""
 
 
-class Conditions(eqx.Module):
-    """What the network is told of each training point, and how that is corrupted.
+class ConditionOperators(eqx.Module):
+    """What becomes of a condition on its way to the network, in this order.
 
     A label passes through `label_operator` (flips), is replaced by its code, the code passes through `code_operator`
-    (CEP, dropout, label smoothing), and is at last replaced by the null code 0 with probability `null_rate`, afresh at
+    (CEP, dropout, label smoothing), and is at last replaced by the null code with probability `null_rate`, afresh at
     every step (for guidance).
 
-    **Arguments:** `labels`: classes 0 ... K - 1, shape `n`; `codes`: one row per class, shape `K d_emb`; the operators:
-    `Fixed(...)` or `Fresh(...)`, or None; `null_rate` in [0, 1]. Raises `ValueError` for labels without a code, codes
-    that are not finite, and a rate outside.
+    **Arguments:** the operators: `Fixed(...)` or `Fresh(...)`, or None; `null_rate` in [0, 1]. Raises `ValueError` for
+    a rate outside.
     """
 
-    labels: Int[Array, " n"]
-    codes: Float[Array, "K d_emb"]
     label_operator: Operator | None = None
     code_operator: Operator | None = None
     null_rate: ScalarLike = 0.0
 
     def __check_init__(self) -> None:
-        """Check labels, codes and rate."""
-        require(self.labels.ndim == 1, "labels", f"shape {self.labels.shape}", "of shape (n,)")
-        require(self.codes.ndim == 2, "codes", f"shape {self.codes.shape}", "of shape (K, d_emb)")
-        require_between("labels", self.labels, 0.0, float(self.codes.shape[0] - 1))
-        require_finite("codes", self.codes)
+        """Check the rate."""
         require_between("null_rate", self.null_rate, 0.0, 1.0)
 
-    def draw(self, key: Key[Array, ""], index: Int[Array, ""], step: Int[Array, ""]) -> Float[Array, " d_emb"]:
-        """The code that point `index` is shown with at `step`, given the run's key."""
+    def draw(
+        self,
+        key: Key[Array, ""],
+        codes: Float[Array, "K d_emb"],
+        null: Float[Array, " d_emb"],
+        label: Int[Array, ""],
+        index: Int[Array, ""],
+        step: Int[Array, ""],
+    ) -> Float[Array, " d_emb"]:
+        """The code that sample `index`, of class `label`, is shown with at `step`, given the run's key."""
         key_label, key_code, key_null = jax.random.split(key, 3)
-        label = _apply(self.label_operator, key_label, self.labels[index], index, step)
-        code = _apply(self.code_operator, key_code, self.codes[label], index, step)
+        seen = _apply(self.label_operator, key_label, label, index, step)
+        code = _apply(self.code_operator, key_code, codes[seen], index, step)
         key_now = jax.random.fold_in(jax.random.fold_in(key_null, index), step)
-        return jnp.where(jax.random.bernoulli(key_now, jnp.asarray(self.null_rate)), 0.0, code)
+        return jnp.where(jax.random.bernoulli(key_now, jnp.asarray(self.null_rate)), null, code)
 
 
 def _apply(
@@ -88,6 +88,29 @@ def _apply(
     if isinstance(operator, Fixed):
         return operator.sample(key, value, index)
     return value if operator is None else operator.sample(key, value, index, step)
+
+
+class Conditions(eqx.Module):
+    """What the network is told of each training point, and how that is corrupted; the null code is 0.
+
+    **Arguments:** `labels`: classes 0 ... K - 1, shape `n`; `codes`: one row per class, shape `K d_emb`; `operators`.
+    Raises `ValueError` for labels without a code and codes that are not finite.
+    """
+
+    labels: Int[Array, " n"]
+    codes: Float[Array, "K d_emb"]
+    operators: ConditionOperators = ConditionOperators()
+
+    def __check_init__(self) -> None:
+        """Check labels and codes."""
+        require(self.labels.ndim == 1, "labels", f"shape {self.labels.shape}", "of shape (n,)")
+        require(self.codes.ndim == 2, "codes", f"shape {self.codes.shape}", "of shape (K, d_emb)")
+        require_between("labels", self.labels, 0.0, float(self.codes.shape[0] - 1))
+        require_finite("codes", self.codes)
+
+    def draw(self, key: Key[Array, ""], index: Int[Array, ""], step: Int[Array, ""]) -> Float[Array, " d_emb"]:
+        """The code that point `index` is shown with at `step`, given the run's key."""
+        return self.operators.draw(key, self.codes, jnp.zeros_like(self.codes[0]), self.labels[index], index, step)
 
 
 class CodeDenoiser(eqx.Module):
@@ -254,10 +277,15 @@ def _one_loss(
 ) -> Float[Array, ""]:
     """The loss of point `index` at the time of quantile `u`."""
     key_cond, key_kept = jax.random.split(task.key_sample)
-    t, x0, opened = task.times.quantile(task.path, u), task.points[index], jnp.ones((), eps.dtype)
-    cond = None if task.conditions is None else task.conditions.draw(key_cond, index, step)
-    if task.gate is not None:
-        z = jax.random.normal(jax.random.fold_in(key_kept, index), x0.shape, x0.dtype)
-        (x0, eps), opened = gated_pair(task.path, task.gate[index], x0, z, t, eps)
-    seen = None if task.input_operator is None else task.input_operator.sample(key, eps)
-    return opened * denoising_loss(predictor, x0, t, eps, cond, weight=task.weight, seen=seen)
+    return corrupted_loss(
+        predictor,
+        task.points[index],
+        task.times.quantile(task.path, u),
+        eps,
+        None if task.conditions is None else task.conditions.draw(key_cond, index, step),
+        key=key,
+        key_kept=jax.random.fold_in(key_kept, index),
+        gate=None if task.gate is None else task.gate[index],
+        input_operator=task.input_operator,
+        weight=task.weight,
+    )

@@ -1,6 +1,10 @@
-"""Float64 for theory and sim, Hypothesis profiles, and jaxtyping annotations enforced by beartype."""
+"""Settings of the test processes: theory and sim in float64; imagegen by itself, in float32, as its users run it.
+
+Hypothesis profiles, and jaxtyping annotations enforced by beartype.
+"""
 
 import os
+from pathlib import Path
 
 # Most of the time goes into compiling programs that run once, so they are not optimised; one thread for each of the
 # test processes, which would fight over the cores otherwise.
@@ -13,12 +17,29 @@ from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 from threadpoolctl import threadpool_limits
 
-jax.config.update("jax_enable_x64", True)
+IMAGEGEN = Path(__file__).parent / "imagegen"
+
 matplotlib.use("Agg")
 threadpool_limits(1)
-install_import_hook(["theory", "sim"], "beartype.beartype")
+install_import_hook(["theory", "sim", "imagegen"], "beartype.beartype")
 
 _quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}
 settings.register_profile("ci", max_examples=20, derandomize=True, **_quiet)
 settings.register_profile("attack", max_examples=1000, **_quiet)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def _imagegen_alone(config):
+    return bool(config.args) and all(Path(arg.split("::")[0]).resolve().is_relative_to(IMAGEGEN) for arg in config.args)
+
+
+def pytest_configure(config):
+    alone = _imagegen_alone(config)
+    jax.config.update("jax_enable_x64", not alone)
+    if alone:
+        jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """`pytest tests` leaves imagegen's to a process of their own, `pytest tests/imagegen`: see the Makefile."""
+    return True if collection_path == IMAGEGEN and not _imagegen_alone(config) else None

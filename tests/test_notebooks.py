@@ -7,6 +7,8 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+LONG = ("3-", "4-", "6-", "7-")
+"""Half a minute each."""
 
 
 def by_name(file):
@@ -14,7 +16,9 @@ def by_name(file):
 
 
 @pytest.mark.filterwarnings("default")  # what Jupyter's own packages warn of is not ours
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=by_name)
+@pytest.mark.parametrize(
+    "file", [pytest.param(f, marks=pytest.mark.slow) if f.stem.startswith(LONG) else f for f in NOTEBOOKS], ids=by_name
+)
 def test_a_notebook_runs_from_a_clean_kernel(file):
     notebook = nbformat.read(file, as_version=4)
     NotebookClient(notebook, timeout=240, kernel_name="python3").execute(cwd=str(file.parent))

@@ -40,7 +40,6 @@ def gains(path, t, d=6):
 
 
 @eqx.filter_jit
-@eqx.filter_jit
 def batch(denoiser, xt, t, cond=None):
     return jax.vmap(denoiser, in_axes=(0, None, None))(xt, t, cond)
 
@@ -106,19 +105,28 @@ def test_quadrature_on_the_line():
         np.testing.assert_allclose(denoiser(jnp.array([x]), t, cond), top / bottom, rtol=1e-9)
 
 
-def test_ends():
+ENDS = GaussianMixture(np.array([0.25, 0.75]), np.array([[0.0] * 6, [1.0] * 6]), np.zeros((2, 6, 6)))
+SINGULAR = np.diag([1.0, 1, 1, 0, 0, 0]) + np.ones((6, 6)) * np.array([0.0, 0.3])[:, None, None]
+
+
+@pytest.mark.parametrize(
+    ("path", "law"),
+    [
+        (VPCosine(), ENDS),
+        (VPCosine(), mixture("isotropic")),
+        (ShortestPath(even_spectrum()), mixture()),
+        (ShortestPath(even_spectrum()), GaussianMixture(ENDS.weights, ENDS.means, SINGULAR)),
+    ],
+    ids=["points", "isotropic", "full", "singular"],
+)
+def test_ends(path, law):
     """No noise: x_t/A. No signal: the (conditional) mean. No NaN, singular components included."""
-    law = GaussianMixture(np.array([0.25, 0.75]), np.array([[0.0] * 6, [1.0] * 6]), np.zeros((2, 6, 6)))
-    singular = np.diag([1.0, 1, 1, 0, 0, 0]) + np.ones((6, 6)) * np.array([0.0, 0.3])[:, None, None]
+    denoiser, x = MixtureDenoiser(path, law), jnp.arange(6.0).reshape(GRID)
     start, end = jnp.asarray(0.0), jnp.asarray(1.0)
-    for path in (VPCosine(), ShortestPath(even_spectrum())):
-        for mixed in (law, mixture(), mixture("isotropic"), GaussianMixture(law.weights, law.means, singular)):
-            denoiser = MixtureDenoiser(path, mixed)
-            x = jnp.arange(6.0).reshape(GRID)
-            np.testing.assert_allclose(single(denoiser, x, start), x, atol=1e-12)
-            np.testing.assert_allclose(single(denoiser, x, end).reshape(6), mixed.weights @ mixed.means, atol=1e-12)
-            np.testing.assert_allclose(single(denoiser, x, end, 1).reshape(6), mixed.means[1], atol=1e-12)
-            assert np.all(np.isfinite(single(denoiser, x.astype(jnp.float32), jnp.float32(1e-4))))
+    np.testing.assert_allclose(single(denoiser, x, start), x, atol=1e-12)
+    np.testing.assert_allclose(single(denoiser, x, end).reshape(6), law.weights @ law.means, atol=1e-12)
+    np.testing.assert_allclose(single(denoiser, x, end, 1).reshape(6), law.means[1], atol=1e-12)
+    assert np.all(np.isfinite(single(denoiser, x.astype(jnp.float32), jnp.float32(1e-4))))
 
 
 @pytest.mark.parametrize("kind", ["full", "isotropic"])
@@ -207,7 +215,7 @@ def test_channels_follow_the_grid():
     path, law = BuresPath(even_spectrum()), mixture(d=12)
     A, N = gains(path, 0.3, 12)
     x = jnp.arange(12.0) / 6
-    got = MixtureDenoiser(path, law)(x.reshape(*GRID, 2), 0.3)
+    got = single(MixtureDenoiser(path, law), x.reshape(*GRID, 2), jnp.asarray(0.3))
     np.testing.assert_allclose(got.reshape(12), law.posterior_mean(x, A, N), atol=1e-11)
 
 

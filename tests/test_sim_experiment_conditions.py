@@ -42,9 +42,8 @@ from sim.experiments.conditions_laws import (
     points_loss,
 )
 from sim.experiments.conditions_learners import _tasks
-from sim.experiments.conditions_network import NULL_RATE, Training, initialised, quantile_losses, sample_losses
+from sim.experiments.conditions_network import NULL_RATE, Training, quantile_losses, sample_losses
 from sim.experiments.conditions_own import denoiser_gain
-from sim.networks import ResidualMLP
 from sim.samplers import DDIM
 from sim.sampling import sample
 from sim.times import time_grid
@@ -322,14 +321,6 @@ def test_operators_are_data_of_one_training_program():
     assert made["input perturbation", "fresh"].gamma[strong] == 0.1
     flipped = np.asarray(made["symmetric flip", "fresh"].matrix[strong])
     np.testing.assert_allclose(flipped @ own, 0.95 * own + 0.05 * own[:, ::-1], atol=1e-12)
-
-
-def test_initial_weights_are_bounded_and_the_first_output_is_zero():
-    network = initialised(lambda k: ResidualMLP(2, 8, 2, 3, key=k), jax.random.key(0))
-    assert float(jnp.abs(network.encoder.weight).max()) <= 1 / np.sqrt(2)
-    assert float(jnp.abs(network.blocks.first.weight).max()) <= 1 / 4
-    assert float(jnp.abs(network.blocks.first.weight).max()) > 0.9 / 4
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves((network.decoder, network.encoder.bias)))
 
 
 def test_losses_of_the_truth_vanish_and_of_a_shift_are_its_square():

@@ -16,7 +16,7 @@ from sim.experiments.memorisation import EXPERIMENT
 from sim.experiments.memorisation_config import MemorisationConfig
 from sim.experiments.registry import EXPERIMENTS
 from sim.intervals import mean_interval
-from sim.results import experiment_results
+from sim.results import experiment_result
 
 pytestmark = pytest.mark.slow  # runs small experiments in worker processes: minutes of compilation
 
@@ -104,8 +104,8 @@ def test_an_unfinished_job_has_no_rows_and_what_a_cell_raises_is_raised(tmp_path
 
 
 def test_the_result_says_what_was_run_and_found(whole):
-    file = base.write_result(whole)
-    result = json.loads(file.read_text(), parse_constant=pytest.fail)
+    outcome = base.write_result(whole)
+    result = json.loads(outcome.file.read_text(), parse_constant=pytest.fail)
     assert list(result) == ["experiment", "question", "answer", "details", "config", "seed", "versions", "rows"]
     assert result["answer"] == EXPERIMENT.answer(TINY, whole.rows())
     assert result["config"] == plain(TINY)
@@ -122,12 +122,12 @@ def test_figures_are_written_and_the_report_has_a_section_per_job(whole, monkeyp
         answer=lambda config, rows: "So.",
     )
     other = dataclasses.replace(whole, experiment=answered)
-    base.write_result(other)
-    assert (other.folder / "one.png").read_bytes().startswith(b"\x89PNG")
-    (section,) = experiment_results([other])
+    section = experiment_result(other)
     assert section.text == "So."
     assert EXPERIMENT.question in section.title
-    assert [caption for caption, _ in section.figures] == ["caption"]
+    image = (other.folder / "one.png").read_bytes()
+    assert image.startswith(b"\x89PNG")
+    assert section.figures == [("caption", image)]
 
 
 def test_rows_are_named_by_all_that_they_depend_on(tmp_path, monkeypatch):

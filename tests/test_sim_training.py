@@ -12,7 +12,7 @@ import pytest
 
 from sim.networks import ResidualMLP
 from sim.parameterisations import EDM, Velocity
-from sim.training import Conditions, fit
+from sim.training import ConditionOperators, Conditions, fit
 from theory.corruption import EmbeddingGaussian, Fixed, Fresh, InputPerturbation, symmetric_flip
 from theory.gates import GateTimes
 from theory.mixture import GaussianMixture
@@ -47,7 +47,7 @@ def exact(x, t, label):
 def trained():
     points, labels = draw(5000, 0)
     network = ResidualMLP(2, 64, 3, 3, key=jax.random.key(1))
-    conditions = Conditions(labels, CODES, null_rate=0.3)
+    conditions = Conditions(labels, CODES, ConditionOperators(null_rate=0.3))
     return fit(network, VPCosine(), Velocity(), points, conditions, key=jax.random.key(2), steps=1500, batch=128)
 
 
@@ -169,7 +169,7 @@ def test_conditions_are_corrupted_as_their_operators_say():
     flip, noise = symmetric_flip(jnp.full(3, 1 / 3), 0.5), EmbeddingGaussian(1.0)
 
     def shown(step, **operators):
-        conditions = Conditions(labels, CODES, **operators)
+        conditions = Conditions(labels, CODES, ConditionOperators(**operators))
         return np.asarray(jax.vmap(lambda i: conditions.draw(key, i, jnp.asarray(step)))(jnp.arange(300)))
 
     np.testing.assert_array_equal(shown(0), CODES[labels])
@@ -202,6 +202,16 @@ def test_the_network_starts_at_zero_and_keeps_shape_and_type():
     assert network.encoder.weight.dtype == jnp.float32
 
 
+def test_initial_weights_are_bounded_and_the_first_output_is_zero():
+    network = ResidualMLP(2, 8, 2, 3, key=jax.random.key(0))
+    assert float(jnp.abs(network.encoder.weight).max()) <= 1 / np.sqrt(2)
+    assert float(jnp.abs(network.blocks.first.weight).max()) <= 1 / 4
+    assert float(jnp.abs(network.blocks.first.weight).max()) > 0.9 / 4
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves((network.decoder, network.encoder.bias)))
+    assert np.unique(network.blocks.first.weight).size == network.blocks.first.weight.size  # no two blocks alike
+    np.testing.assert_array_equal(network(jnp.ones(2), 0.5, jnp.ones(3)), np.zeros(2))
+
+
 def test_bad_arguments_are_refused():
     points = draw(50, 3)[0]
     with pytest.raises(ValueError, match="points must be"):
@@ -213,7 +223,7 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match=r"labels must be in \[0, 2\]"):
         Conditions(jnp.asarray([0, 3]), CODES)
     with pytest.raises(ValueError, match="null_rate must be"):
-        Conditions(jnp.zeros(3, int), CODES, null_rate=1.5)
+        ConditionOperators(null_rate=1.5)
     with pytest.raises(ValueError, match="steps must be"):
         small(steps=0)
     with pytest.raises(ValueError, match="decay must be"):

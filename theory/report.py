@@ -12,9 +12,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from latex2mathml.converter import convert
-from matplotlib.figure import Figure
 
-from theory.canvas import png
 from theory.claims.claim import Claim
 from theory.claims.decide import Decision
 from theory.verdicts import number_lines, summary
@@ -24,11 +22,11 @@ STYLE = resources.files("theory").joinpath("report.css").read_text(encoding="utf
 
 @dataclass(frozen=True)
 class Result:
-    """One result on the page: heading, text (LaTeX between dollars), figures with captions, further points, print."""
+    """One result on the page: heading, text (LaTeX between dollars), captions with PNGs, further points, print."""
 
     title: str
     text: str
-    figures: Sequence[tuple[str, Figure]] = ()
+    figures: Sequence[tuple[str, bytes]] = ()
     details: Sequence[str] = ()
     printed: str = ""
 
@@ -45,8 +43,8 @@ def with_formulas(text: str) -> str:
     return "".join(rendered)
 
 
-def _image(figure: Figure, alternative: str) -> str:
-    data = base64.b64encode(png(figure)).decode()
+def _image(image: bytes, alternative: str) -> str:
+    data = base64.b64encode(image).decode()
     return f'<img alt="{html.escape(alternative)}" src="data:image/png;base64,{data}">'
 
 
@@ -106,8 +104,8 @@ def _claim(claim: Claim, decision: Decision) -> str:
 
 def _result(result: Result) -> str:
     figures = "".join(
-        f"<figure>{_image(figure, caption.replace('$', ''))}<figcaption>{with_formulas(caption)}</figcaption></figure>"
-        for caption, figure in result.figures
+        f"<figure>{_image(image, caption.replace('$', ''))}<figcaption>{with_formulas(caption)}</figcaption></figure>"
+        for caption, image in result.figures
     )
     printed = f"<pre>{html.escape(result.printed)}</pre>" if result.printed else ""
     points = "".join(f"<li>{with_formulas(point)}</li>" for point in result.details)

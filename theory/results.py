@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from theory import figures, plots
+from theory.canvas import png
 from theory.data import load_builtin
 from theory.prescribe import Settings, prescribe
 from theory.report import Result
@@ -78,13 +79,13 @@ TEXTS = {
 def theory_results() -> Iterator[Result]:
     """The results that need no data, figure by figure, under a progress bar."""
     for name, (title, text) in tqdm(TEXTS.items(), desc="figures", unit="figure", leave=False):
-        yield Result(title, text, [(CAPTIONS[name], getattr(figures, name)())])
+        yield Result(title, text, [(CAPTIONS[name], png(getattr(figures, name)()))])
 
 
 def prescription_result(name: str) -> Result:
     """What to do for a bundled data set, in words and figures."""
     advice = prescribe(load_builtin(name), Settings())
-    drawn = [(key.replace("_", " "), figure) for key, figure in plots.figures(advice).items()]
+    drawn = [(key.replace("_", " "), png(figure)) for key, figure in plots.figures(advice).items()]
     text = "Predictions of the linear theory for bundled data; the text says how far the data are from its assumptions."
     return Result(f"How much corruption: {name}", text, drawn, printed=advice.text())
 

@@ -84,7 +84,7 @@ def wasserstein2_1d(p: Law, q: Law, *, relative: float = 1e-9) -> float:
     (at least 1e-11) in W2², plus an absolute one of about 1e-14 of the laws' spread in W2 from the quantiles
     themselves. Components must have positive variance. Raises `ValueError` unless d = 1, `TypeError` unless float64.
     """
-    quantiles = [_quantile_function(name, law) for name, law in (("p", p), ("q", q))]
+    quantiles = [score_quantile(name, law) for name, law in (("p", p), ("q", q))]
     return wasserstein2_1d_quantiles(*quantiles, relative=relative)
 
 
@@ -148,10 +148,14 @@ def _integrate(
     return done
 
 
-def _quantile_function(name: str, law: Law) -> Callable[[Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]:
-    """F⁻¹∘Φ of a law on the line. At score z it is between the components' m_k + σ_k z, which brackets the root."""
+def score_quantile(name: str, law: Law) -> Callable[[Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]:
+    """F⁻¹∘Φ of a law on the line, as a function of normal scores z, shape `n`; `name` is the law's in messages.
+
+    At score z it lies between the components' m_k + σ_k z, which brackets the root. Raises `ValueError` unless d = 1,
+    and as `line_components` does.
+    """
     require(law.dim == 1, name, f"dimension {law.dim}", "of dimension 1")
-    weights, means, stds = _line_parts(name, law)
+    weights, means, stds = line_components(name, law)
     if len(weights) == 1:
         return lambda z: means[0] + stds[0] * z
 
@@ -173,8 +177,13 @@ def _quantile_function(name: str, law: Law) -> Callable[[Float[np.ndarray, " n"]
     return quantile
 
 
-def _line_parts(name: str, law: Law) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights, means and standard deviations of the components that count."""
+def line_components(
+    name: str, law: Law
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Weights (of sum 1), means and standard deviations, each of shape `k`, of a law's components of positive weight.
+
+    `name` is the law's in messages. Raises `TypeError` unless float64, `ValueError` for a mixture with a variance of 0.
+    """
     mixture = law if isinstance(law, GaussianMixture) else _single(law)
     require_float64(name, mixture.covs)
     weights = np.asarray(mixture.weights)

@@ -21,7 +21,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from contextlib import contextmanager
 from importlib import metadata, resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -265,16 +265,26 @@ def _finished(pools: list[ProcessPoolExecutor], queues: list[list[tuple[Job, Cel
             yield name
 
 
-def write_result(job: Job) -> Path:
-    """Write `result.json` (config, seed, versions, rows, answer) and the figures; return the JSON's path."""
-    from theory.canvas import save
+class Outcome(NamedTuple):
+    """What a finished job found: the JSON `file`, its `answer` and `details`, and its `figures`, captions with PNGs."""
+
+    file: Path
+    answer: str
+    details: list[str]
+    figures: list[tuple[str, bytes]]
+
+
+def write_result(job: Job) -> Outcome:
+    """Write `result.json` (config, seed, versions, rows, answer) and the figures, and return what they say."""
+    from theory.canvas import png
 
     rows = job.rows()
+    answer, details = job.experiment.answer(job.config, rows), list(job.experiment.details(job.config, rows))
     result = {
         "experiment": job.experiment.name,
         "question": job.experiment.question,
-        "answer": job.experiment.answer(job.config, rows),
-        "details": list(job.experiment.details(job.config, rows)),
+        "answer": answer,
+        "details": details,
         "config": plain(job.config),
         "seed": job.seed,
         "versions": {name: metadata.version(name) for name in ("patina-diffusion", "jax", "numpy", "pot")},
@@ -282,9 +292,10 @@ def write_result(job: Job) -> Path:
     }
     file = job.folder / "result.json"
     file.write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
-    for name, (_, figure) in job.experiment.figures(job.config, rows).items():
-        save(figure, job.folder / f"{name}.png")
-    return file
+    drawn = {name: (c, png(figure)) for name, (c, figure) in job.experiment.figures(job.config, rows).items()}
+    for name, (_, image) in drawn.items():
+        (job.folder / f"{name}.png").write_bytes(image)
+    return Outcome(file, answer, details, list(drawn.values()))
 
 
 def find_experiments(names: Sequence[str], experiments: Mapping[str, Experiment]) -> list[Experiment]:

@@ -9,7 +9,6 @@ of zero switches each off.
 of the class: no sampling noise. d > 1: debiased squared W2 of samples, see `sim.distances`.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -26,7 +25,7 @@ from sim.parameterisations import Velocity
 from sim.samplers import DPMSolverPP2M
 from sim.sampling import sample
 from sim.times import time_grid
-from sim.training import Conditions, Fit, fit
+from sim.training import ConditionOperators, Conditions, Fit, fit
 from theory.corruption import EmbeddingGaussian, Fresh, InputPerturbation, LabelFlip
 from theory.paths import VPCosine
 
@@ -93,32 +92,14 @@ def _train_and_sample(tasks: Task, starts: Array, guidances: Array, times: Array
 def _trained(path: VPCosine, task: Task, training: Training) -> Fit:
     key_network, key_fit = jax.random.split(task.key)
     (n, d), classes, dtype = task.points.shape, task.codes.shape[-1], task.points.dtype
-    network = initialised(
-        lambda k: ResidualMLP(d, training.width, training.depth, classes, key=k, dtype=dtype), key_network
-    )
+    network = ResidualMLP(d, training.width, training.depth, classes, key=key_network, dtype=dtype)
     perturb = EmbeddingGaussian(task.noise_std * np.sqrt(classes).astype(dtype))
-    conditions = Conditions(jnp.arange(n), task.codes, Fresh(LabelFlip(task.matrix)), Fresh(perturb), task.null_rate)
+    operators = ConditionOperators(Fresh(LabelFlip(task.matrix)), Fresh(perturb), task.null_rate)
+    conditions = Conditions(jnp.arange(n), task.codes, operators)
     return fit(
         network, path, Velocity(), task.points, conditions, key=key_fit, steps=training.steps, batch=training.batch,
         input_operator=InputPerturbation(task.gamma),
     )  # fmt: skip
-
-
-def initialised(make: Callable[[Key[Array, ""]], ResidualMLP], key: Key[Array, ""]) -> ResidualMLP:
-    """A network of `make`'s shapes with matrices uniform within ±1/√(inputs), biases and last layer 0, from one draw.
-
-    Its own initialisation draws every layer by itself, which takes longer to compile than the training.
-    """
-    network = eqx.filter_eval_shape(make, key)
-    leaves, structure = jax.tree.flatten(network)
-    sizes = [leaf.size for leaf in leaves]
-    flat = jnp.split(jax.random.uniform(key, (sum(sizes),), leaves[0].dtype, -1.0, 1.0), np.cumsum(sizes)[:-1])
-    drawn = [part.reshape(leaf.shape) / np.sqrt(leaf.shape[-1]).item() for part, leaf in zip(flat, leaves, strict=True)]
-    filled = jax.tree.unflatten(structure, drawn)
-    layers = lambda n: (n.encoder, n.embedder, n.blocks.first, n.blocks.second)  # noqa: E731
-    zeros = [jnp.zeros_like(layer.bias) for layer in layers(filled)]
-    filled = eqx.tree_at(lambda n: [layer.bias for layer in layers(n)], filled, zeros)
-    return eqx.tree_at(lambda n: n.decoder, filled, jax.tree.map(jnp.zeros_like, filled.decoder))
 
 
 def quantile_losses(

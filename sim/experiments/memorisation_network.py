@@ -21,7 +21,7 @@ from sim.parameterisations import Velocity
 from sim.samplers import DDIM
 from sim.sampling import sample
 from sim.times import time_grid
-from sim.training import Conditions, adam, fit
+from sim.training import ConditionOperators, Conditions, adam, fit
 from theory._checks import require
 from theory.corruption import EmbeddingGaussian, Fixed, Fresh, symmetric_flip
 from theory.gates import GateTimes, gate_times
@@ -113,7 +113,7 @@ def _learn(
         size, classes = points.shape[1], codes.shape[1]
         network = ResidualMLP(size, config.width, config.depth, classes, key=keys.network)
         noise = Fresh(EmbeddingGaussian(gamma))
-        conditions = Conditions(jnp.arange(len(points)), codes, None, noise, null_rate)
+        conditions = Conditions(jnp.arange(len(points)), codes, ConditionOperators(None, noise, null_rate))
         optimiser = adam(config.training_steps, config.rate)
         options = {"steps": config.training_steps, "batch": config.batch, "gate": gates, "optimiser": optimiser}
         trained = fit(network, PATH, Velocity(), points, conditions, key=keys.fit, **options)
