@@ -13,9 +13,11 @@ report: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/imagegen -q -n 2 --dist loadfile
 
 test-slow: lint
 	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile -m 'slow and not gpu'
+	$(BIN)/python -m pytest tests/imagegen -q -n 2 --dist loadfile -m 'slow and not gpu'
 
 claims: $(STAMP)
 	$(BIN)/python -m theory

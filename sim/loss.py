@@ -140,7 +140,7 @@ def corrupted_loss(
     if gate is not None:
         kept_noise = jax.random.normal(key_kept, x0.shape, x0.dtype)
         (x0, eps), opened = gated_pair(predictor.path, gate, x0, kept_noise, t, eps)
-    seen = None if input_operator is None else input_operator.sample(key, eps)
+    seen = None if input_operator is None else input_operator.sample(key, eps.reshape(-1)).reshape(eps.shape)
     return opened * denoising_loss(predictor, x0, t, eps, cond, weight=weight, seen=seen)
 
 

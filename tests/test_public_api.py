@@ -9,12 +9,13 @@ import typing
 
 import pytest
 
+import imagegen
 import sim
 import theory
 
 
 def _modules():
-    for package in (theory, sim):
+    for package in (theory, sim, imagegen):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.rsplit(".", 1)[1].startswith("_"):
                 yield __import__(module.name, fromlist=["_"])
@@ -24,7 +25,7 @@ def _public():
     """Functions and classes of public modules: those defined there, and those named in their `__all__`."""
     for module in _modules():
         for name, value in vars(module).items():
-            ours = (getattr(value, "__module__", None) or "").startswith(("theory.", "sim."))
+            ours = (getattr(value, "__module__", None) or "").startswith(("theory.", "sim.", "imagegen."))
             mine = getattr(value, "__module__", None) == module.__name__ or name in getattr(module, "__all__", ())
             if ours and mine and not name.startswith("_") and (inspect.isfunction(value) or inspect.isclass(value)):
                 yield f"{value.__module__}.{name}", value
@@ -33,7 +34,7 @@ def _public():
 PUBLIC = dict(_public())
 
 
-@pytest.mark.parametrize("package", [theory, sim])
+@pytest.mark.parametrize("package", [theory, sim, imagegen])
 def test_the_public_list_is_complete_and_importable(package):
     assert len(set(package.__all__)) == len(package.__all__)
     assert all(hasattr(package, name) for name in package.__all__)

@@ -1,0 +1,173 @@
+"""The command line of `imagegen`: train, sample, evaluate.
+
+`python -m imagegen presets` lists the presets; `train PRESET` trains one, any field of the config overridden by its
+option; the same command goes on where it stopped. Exit code 2: a mistake in what was asked; 3: training stopped itself.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from imagegen._names import require_one_of
+from imagegen.config import Config
+from imagegen.presets import PRESETS
+from theory._checks import InputError, require
+
+RUNS = Path("runs")
+
+
+def presets() -> int:
+    """List the presets: command, time, score to expect."""
+    for preset in PRESETS.values():
+        print(f"{preset.command:40} {preset.time}; {preset.score}")
+    return 0
+
+
+def _train(given: Sequence[str]) -> int:
+    """`train PRESET [--out FOLDER] [--FIELD VALUE ...]`: the preset's fields are the defaults of the options."""
+    name, *rest = given or ["--help"]
+    if name.startswith("-"):
+        name, rest = next(iter(PRESETS)), ["--help"]
+    require_one_of("preset", name, PRESETS)
+
+    def command(config: Annotated[Config, tyro.conf.arg(name="")], out: Path = RUNS / name) -> int:
+        """Train a preset, any field overridden; the same command goes on from the newest checkpoint.
+
+        Args:
+            config: Fields of the run.
+            out: Folder of the run.
+        """
+        from imagegen.train import train
+
+        train(config, out)
+        print((out / "summary.md").read_text(encoding="utf-8").split("\n\n")[1])
+        print(f"wrote {out}")
+        return 0
+
+    command.__defaults__ = (PRESETS[name].config, RUNS / name)
+    return tyro.cli(command, prog=f"python -m imagegen train {name}", args=rest)
+
+
+def sample(
+    run: tyro.conf.Positional[Path],
+    *,
+    number: int = 100,
+    classes: tuple[int, ...] = (),
+    sampler: str = "ddim",
+    grid: str = "uniform",
+    steps: int = 50,
+    guidance: float = 0.0,
+    interval: tuple[float, float] = (0.0, 1.0),
+    ema: float | None = None,
+    step: int | None = None,
+    seed: int = 0,
+    walk: bool = False,
+    out: Path | None = None,
+) -> int:
+    """Make images from a run: a PNG grid and an .npz as ADM's (`arr_0` bytes, `arr_1` labels).
+
+    Args:
+        run: Folder of the run.
+        number: Images.
+        classes: Their classes in turn; by default all.
+        sampler: See `sim.samplers.SAMPLERS`.
+        grid: Grid of times, see `sim.times.GRIDS`.
+        steps: Steps of the sampler.
+        guidance: Patina's w >= 0: the usual scale minus 1.
+        interval: Times between which guidance acts.
+        ema: Decay of the average of weights; by default the last of the run's.
+        step: Checkpoint; by default the newest.
+        seed: Seed of the noise.
+        walk: Instead, images of the first class along a circle of starting noise.
+        out: Folder; by default RUN/samples-STEP.
+    """
+    from imagegen.samples import make_samples, make_walk
+    from imagegen.sampling import SamplerConfig
+
+    require(number >= 1, "number", number, "at least 1")
+    how = SamplerConfig(sampler, grid, steps, guidance, interval)
+    make = make_walk if walk else make_samples
+    file = make(run, number=number, classes=classes, how=how, ema=ema, step=step, seed=seed, out=out)
+    print(f"wrote {file}")
+    return 0
+
+
+def evaluate(run: tyro.conf.Positional[Path], *, samples: Path | None = None, seed: int = 0) -> int:
+    """Compare a run's samples with held-out images: every figure beside its bias, written as evaluation.json.
+
+    Args:
+        run: Folder of the run.
+        samples: The .npz of `sample`; by default the newest in RUN.
+        seed: Seed that cuts the halves.
+    """
+    from imagegen.evaluate import evaluate_run
+
+    require(0 <= seed < 2**32, "seed", seed, "between 0 and 2^32 - 1")
+    file = evaluate_run(run, samples, seed=seed)
+    for name, figure in json.loads(file.read_text(encoding="utf-8"))["figures"].items():
+        ends = f"[{figure['low']:.4g}, {figure['high']:.4g}]"
+        print(f"{name:28} {figure['debiased']:10.4g} {ends:24} ideally {figure['ideal']:g}")
+    print(f"wrote {file}")
+    return 0
+
+
+def sweep(
+    name: tyro.conf.Positional[str],
+    *,
+    out: Path | None = None,
+    seeds: int = 5,
+    share: tuple[int, int] = (0, 1),
+) -> int:
+    """Run what is missing of a sweep (`imagegen.sweeps.SWEEPS`), a result file per run.
+
+    Args:
+        name: The sweep.
+        out: Folder of the results; by default results/NAME.
+        seeds: Repeats.
+        share: K N: every N-th of the runs from number K on, for N processes at once.
+    """
+    from imagegen.sweep import missing, run_sweep
+
+    folder = out if out is not None else Path("results") / name
+    run_sweep(name, folder, seeds=seeds, share=share)
+    left = missing(name, folder, seeds=seeds)
+    print(f"wrote {folder}" + (f"; {len(left)} runs are missing, such as {left[0]}" if left else ""))
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "presets": presets,
+    "sample": sample,
+    "evaluate": evaluate,
+    "sweep": sweep,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    from imagegen.train import Stopped
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given[:1] == ["train"]:
+            return _train(given[1:])
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="python -m imagegen", description=__doc__, args=given or ["--help"]
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Stopped as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("interrupted; the newest checkpoint is kept, the same command goes on from it", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

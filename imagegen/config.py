@@ -1,0 +1,201 @@
+"""The one configuration of a training run: what is trained on what, how it is corrupted, and for how long.
+
+Every field is a plain value, so a config is a JSON file and a line of a table. `check` refuses unknown and
+contradictory values before anything is loaded. A run is known by its config: two configs that differ in more than the
+`FREE` fields give different weights, so a checkpoint of one is never gone on from with the other.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from imagegen._names import require_one_of
+from theory._checks import InputError, require
+
+OPERATORS = ("none", "cep-u", "cep-g", "dropout", "label smoothing")
+FLIPS = ("none", "symmetric", "asymmetric")
+DRAWN = ("fresh", "fixed")
+PATHS = ("vp-linear", "vp-cosine", "edm", "shortest", "equal-angle", "heat")
+PREDICTIONS = ("noise", "data", "velocity", "flow", "edm")
+WEIGHTS = ("uniform", "min-snr")
+TIMES = ("uniform", "log-normal")
+COMPUTE = ("float32", "bfloat16")
+TRAIN_ON = ("all", "clean", "gated")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A training run; see the module's top.
+
+    **Data**
+
+    - `data`: `digits`, `photographs`, `shapes`, or an .npz file with `images` and `labels`.
+    - `degradation`, `degraded_share` in [0, 1], `degradation_strength`: what a share of the images, chosen by index,
+      has suffered: see `imagegen.data.degrade.DEGRADATIONS`.
+    - `train_on`: all of them as they are, the clean ones, or all with the degraded ones `gated` at noise-to-signal
+      ratios >= `sigma_min` (each noised once to it, by its index).
+
+    **Network**: `network`, a name of `imagegen.networks.NETWORKS`; `compute`, the type of its arithmetic (parameters
+    are float32); `remat`: recompute activations in the backward pass, to save memory.
+
+    **Diffusion**: `path`; `predict`: the parameterisation; `weight` of the loss; `times`: the law of training times.
+
+    **Corruption**
+
+    - `condition`, `strength`, `condition_drawn`, `condition_share`: operator on the class embedding, its gamma or rate,
+      drawn afresh at every use or fixed per sample, on a share of the samples.
+    - `flips`, `flip_share` in [0, 1], `flips_drawn`: label flips; asymmetric ones among confusable classes, those with
+      the same number in `flip_groups` (one per class; by default 2k and 2k + 1 are confusable).
+    - `input_perturbation` >= 0: gamma of Ning et al. 2023.
+    - `null_rate` in [0, 1): share of the uses without a condition, for guidance.
+
+    **Optimisation**: Adam(W) with `learning_rate` > 0 after `warmup` steps of rise, then constant or a `cosine` to 0;
+    `weight_decay`; gradients clipped to the norm `clip`; `batch` in `accumulate` parts; `steps` in all; `ema`: decays
+    of the averages of weights; `stop_after` steps with non-finite gradients in a row the run stops.
+
+    **Keeping**: `log_every` steps a line of metrics, `samples_every` a grid of samples (0: none), `checkpoint_every`
+    a checkpoint (a multiple of `log_every`); `keep` checkpoints are kept. `fsdp`: devices that parameters are sharded
+    over. `seed`: of everything drawn.
+    """
+
+    data: str = "digits"
+    degradation: str = "none"
+    degraded_share: float = 0.0
+    degradation_strength: float = 1.0
+    train_on: str = "all"
+    sigma_min: float = 0.0
+    network: str = "dit-digits"
+    compute: str = "float32"
+    remat: bool = False
+    path: str = "vp-cosine"
+    predict: str = "velocity"
+    weight: str = "uniform"
+    times: str = "uniform"
+    condition: str = "none"
+    strength: float = 0.0
+    condition_drawn: str = "fresh"
+    condition_share: float = 1.0
+    flips: str = "none"
+    flip_share: float = 0.0
+    flips_drawn: str = "fixed"
+    flip_groups: tuple[int, ...] = ()
+    input_perturbation: float = 0.0
+    null_rate: float = 0.1
+    batch: int = 128
+    accumulate: int = 1
+    steps: int = 400
+    learning_rate: float = 3e-3
+    warmup: int = 20
+    cosine: bool = True
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: tuple[float, ...] = (0.99,)
+    stop_after: int = 10
+    log_every: int = 20
+    samples_every: int = 200
+    checkpoint_every: int = 100
+    keep: int = 2
+    fsdp: int = 1
+    seed: int = 0
+
+
+FREE = ("log_every", "samples_every", "checkpoint_every", "keep", "fsdp", "stop_after", "remat")
+"""Fields that may differ between a run and its resumption: they change no weight but by rounding."""
+
+
+def check(config: Config) -> None:
+    """Raise `InputError` for a config with an unknown name, a number out of range, or fields that contradict."""
+    from imagegen.data.builtin import SOURCES
+    from imagegen.data.degrade import DEGRADATIONS
+    from imagegen.networks.registry import NETWORKS
+
+    if not config.data.endswith(".npz"):
+        require_one_of("data", config.data, SOURCES, other=", or the path of an .npz file")
+    tables = {
+        "network": NETWORKS, "degradation": ("none", *DEGRADATIONS), "train_on": TRAIN_ON, "compute": COMPUTE,
+        "path": PATHS, "predict": PREDICTIONS, "weight": WEIGHTS, "times": TIMES, "condition": OPERATORS,
+        "condition_drawn": DRAWN, "flips": FLIPS, "flips_drawn": DRAWN,
+    }  # fmt: skip
+    for name, table in tables.items():
+        require_one_of(name, getattr(config, name), table)
+    _check_numbers(config)
+    _check_agreement(config)
+
+
+def _check_numbers(config: Config) -> None:
+    for name in ("degraded_share", "condition_share", "flip_share"):
+        require(0 <= getattr(config, name) <= 1, name, getattr(config, name), "in [0, 1]")
+    counts = ("batch", "accumulate", "steps", "stop_after", "log_every", "checkpoint_every", "keep", "fsdp")
+    for name in counts:
+        require(getattr(config, name) >= 1, name, getattr(config, name), "at least 1")
+    for name in ("strength", "input_perturbation", "weight_decay", "sigma_min", "warmup", "samples_every"):
+        require(getattr(config, name) >= 0, name, getattr(config, name), "at least 0")
+    for name in ("learning_rate", "clip", "degradation_strength"):
+        require(getattr(config, name) > 0, name, getattr(config, name), "above 0")
+    require(0 <= config.null_rate < 1, "null_rate", config.null_rate, "in [0, 1)")
+    require(len(config.ema) > 0 and all(0 <= decay < 1 for decay in config.ema), "ema", config.ema, "decays in [0, 1)")
+    require(0 <= config.seed < 2**32, "seed", config.seed, "between 0 and 2^32 - 1")
+
+
+def _check_agreement(config: Config) -> None:
+    """What one field says must not be contradicted by another, nor be without effect."""
+    pairs = {
+        "strength": (config.strength > 0, config.condition != "none", "condition"),
+        "flip_share": (config.flip_share > 0, config.flips != "none", "flips"),
+        "degraded_share": (config.degraded_share > 0, config.degradation != "none", "degradation"),
+    }
+    for name, (strong, named, other) in pairs.items():
+        allowed = f"above 0 exactly where {other} is not none ({other}={getattr(config, other)!r})"
+        require(strong == named, name, getattr(config, name), allowed)
+    groups = not config.flip_groups or config.flips == "asymmetric"
+    require(groups, "flip_groups", config.flip_groups, f"left out for flips={config.flips!r}")
+    if config.condition in ("dropout", "label smoothing"):
+        require(config.strength < 1, "strength", config.strength, f"below 1 for {config.condition}")
+    if config.condition == "label smoothing":
+        fresh = config.condition_drawn == "fresh" and config.condition_share == 1
+        require(fresh, "condition_drawn, condition_share", (config.condition_drawn, config.condition_share),
+                "fresh and 1 for label smoothing, which draws nothing")  # fmt: skip
+    if config.train_on == "clean":
+        require(config.degraded_share < 1, "degraded_share", config.degraded_share, "below 1 to train on clean images")
+    gated = config.train_on == "gated"
+    require(gated == (config.sigma_min > 0), "sigma_min", config.sigma_min, "above 0 exactly where train_on is gated")
+    require(config.train_on == "all" or config.degradation != "none", "train_on", config.train_on,
+            "all, where nothing is degraded")  # fmt: skip
+    parts = config.accumulate
+    require(config.batch % parts == 0, "batch", config.batch, f"divisible by accumulate={parts}")
+    whole = config.checkpoint_every % config.log_every == 0
+    require(whole, "checkpoint_every", config.checkpoint_every, f"a multiple of log_every={config.log_every}")
+    require(config.warmup < config.steps, "warmup", config.warmup, f"below steps={config.steps}")
+    edm = config.times == "log-normal" and config.path in ("shortest", "equal-angle", "heat")
+    require(not edm, "times", config.times, f"uniform on the spectral path {config.path}")
+
+
+def save(config: Config, file: Path) -> None:
+    """Write the config as JSON."""
+    file.write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8")
+
+
+def load(file: Path) -> Config:
+    """Read a config as `save` writes it; raises `InputError` for a file that is not one, naming unknown fields."""
+    require(file.is_file(), "run", file.parent, "the folder of a run, with a config.json")
+    try:
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} is not JSON: {error}") from error
+    names = [field.name for field in dataclasses.fields(Config)]
+    for name in values:
+        require_one_of(f"a field of {file.name}", name, names)
+    listed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return Config(**listed)
+
+
+def require_same(config: Config, before: Config) -> None:
+    """Raise `InputError` where a run's checkpoints are of another config, naming the fields that differ."""
+    differing = [
+        f"{field.name}={getattr(config, field.name)!r} (the run has {getattr(before, field.name)!r})"
+        for field in dataclasses.fields(Config)
+        if field.name not in FREE and getattr(config, field.name) != getattr(before, field.name)
+    ]
+    if differing:
+        raise InputError(f"the folder holds a run of another config: {', '.join(differing)}. Choose another --out.")

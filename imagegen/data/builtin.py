@@ -1,0 +1,102 @@
+"""Built-in image sources, nothing downloaded, by name and split: `make_source("digits", "train")`.
+
+- "digits": 1797 handwritten digits, 8 x 8 grey, 10 classes; 1297 for training, 500 held out, stratified by class.
+- "photographs": 32 x 32 colour patches of two photographs, labelled by photograph; those for training (which overlap
+  one another) and those held out come from disjoint regions (`sim.patches`).
+- "shapes": generated coloured shapes with captions, 32 x 32 colour (`imagegen.data.shapes`).
+- the path of an .npz file: a user's images (`theory.data.load_npz`), a fifth of them held out, stratified by class.
+
+The splits are the same on every machine and for every seed of a run.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from imagegen._names import require_one_of
+from imagegen.data.shapes import Shapes
+from imagegen.data.source import ArraySource, Source
+from theory._checks import require
+from theory.data import DataSet, load_builtin, load_npz
+
+SPLITS = ("train", "test")
+"""What there is of each source; "test" is never trained on."""
+DIGITS_TEST = 500
+"""Held-out digits."""
+PATCH, PATCHES = 32, {"train": 4000, "test": 500}
+"""Side of the photographs' patches in pixels, and their numbers."""
+SHAPES = {"train": 6400, "test": 960}
+"""Numbers of shapes, multiples of their classes."""
+
+
+def digits(split: str) -> ArraySource:
+    """The handwritten digits of this split, shape (8, 8, 1). Raises `ValueError` for an unknown split."""
+    return _split(load_builtin("digits"), split, DIGITS_TEST)
+
+
+def photographs(split: str) -> ArraySource:
+    """Patches of the two photographs, shape (32, 32, 3), the class being the photograph. Raises `ValueError` for an
+    unknown split.
+    """
+    from sim.patches import photograph_patches
+
+    require_one_of("split", split, SPLITS)
+    sets = photograph_patches(PATCH, PATCHES["train"], PATCHES["test"], colour=True)
+    images, positions = (sets.train, sets.train_positions) if split == "train" else (sets.test, sets.test_positions)
+    names = load_builtin("photographs").class_names
+    return ArraySource("photographs", images.astype(np.float32), positions[:, 0], names)
+
+
+def shapes(split: str) -> Shapes:
+    """Captioned shapes, shape (32, 32, 3), drawn as they are read. Raises `ValueError` for an unknown split."""
+    require_one_of("split", split, SPLITS)
+    return Shapes(SHAPES[split], seed=SPLITS.index(split))
+
+
+SOURCES: dict[str, Callable[[str], Source]] = {"digits": digits, "photographs": photographs, "shapes": shapes}
+"""The built-in sources by name, as functions of the split."""
+
+
+def make_source(name: str, split: str = "train") -> Source:
+    """The source of this name (one of `SOURCES`, or the path of an .npz file), split "train" or "test".
+
+    Raises `ValueError` for another name or split, suggesting the nearest, and for a file that cannot be used.
+    """
+    if name.endswith(".npz"):
+        return from_npz(Path(name), split)
+    require_one_of("source", name, SOURCES, other=", or the path of an .npz file")
+    return SOURCES[name](split)
+
+
+def from_npz(path: Path, split: str) -> ArraySource:
+    """A user's images: `images`, (n, H, W) or (n, H, W, C), unsigned bytes or numbers in [-1, 1], and `labels`, if any.
+
+    Raises `ValueError` for an unknown split, a file that is bad (`load_npz`) or holds no images, fewer than 5 images,
+    and numbers beyond [-1, 1].
+    """
+    data = load_npz(path)
+    require(data.n >= 5, f"'{path}'", f"{data.n} images", "a set of at least 5 images: a fifth is held out")
+    return _split(data, split, data.n // 5)
+
+
+def _split(data: DataSet, split: str, n_test: int) -> ArraySource:
+    require_one_of("split", split, SPLITS)
+    whole = ArraySource(data.name, data.images, data.labels, data.class_names)  # its checks name indices of the file
+    test = held_out(data.labels, n_test)
+    chosen = test if split == "test" else np.setdiff1d(np.arange(data.n), test)
+    return whole.subset(chosen)
+
+
+def held_out(labels: Int[np.ndarray, " n"], n_test: int) -> Int[np.ndarray, " n_test"]:
+    """Which `n_test` of n samples to hold out, ascending: of each class the same share up to one sample, at random but
+    always the same. Raises `ValueError` unless 0 <= n_test <= n.
+    """
+    require(0 <= n_test <= labels.size, "n_test", n_test, f"in 0 ... {labels.size}")
+    shuffled = np.random.default_rng(0).permutation(labels.size)
+    place = np.empty(labels.size)
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        place[members] = (np.arange(members.size) + 0.5) / members.size
+    return np.sort(np.argsort(place, kind="stable")[:n_test])

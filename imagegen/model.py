@@ -1,0 +1,122 @@
+"""What is trained: a network and a table of class embeddings; and the denoiser it is.
+
+    embedding of class c    row c of the table, through the run's operators in training, as it is in sampling
+    no class                the last row: the null condition of classifier-free guidance
+
+The embedding is drawn here for every network, so every operator acts at one place.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from imagegen.config import Config
+from imagegen.networks.registry import make_network
+from imagegen.statistics import Statistics
+from sim.parameterisations import EDM, PARAMETERISATIONS, Network, Parameterisation, Predictor
+from sim.training import ConditionOperators
+from theory.corruption import (
+    Dropout,
+    EmbeddingGaussian,
+    EmbeddingUniform,
+    Fixed,
+    Fresh,
+    LabelFlip,
+    LabelSmoothing,
+    Partly,
+    VectorCorruption,
+    asymmetric_flip,
+    symmetric_flip,
+)
+from theory.path_base import Path, Time
+
+COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+TABLE_STD = 0.02
+"""Standard deviation of initial embeddings, as in DiT; CEP's noise is relative to 1/√d_emb, not to it."""
+
+
+class Model(eqx.Module):
+    """Network and class table, `K + 1` rows of `d_emb`, the last one the null condition."""
+
+    network: Network
+    table: Float[Array, "K1 d_emb"]
+
+    def embedding(self, cond: Any) -> Float[Array, " d_emb"]:
+        """The embedding of a class index, of None (the null condition), or an embedding itself."""
+        if cond is None:
+            return self.table[-1]
+        return self.table[cond] if jnp.issubdtype(jnp.result_type(cond), jnp.integer) else cond
+
+
+class ModelDenoiser(eqx.Module):
+    """A model as a denoiser `(xt, t, cond) -> x0_hat`: `cond` is a class index, None, or an embedding."""
+
+    model: Model
+    path: Path
+    parameterisation: Parameterisation
+
+    def __call__(self, xt: Float[Array, "h w c"], t: Time, cond: Any = None) -> Float[Array, "h w c"]:
+        """x̂0 at `xt`."""
+        predictor = Predictor(self.model.network, self.path, self.parameterisation)
+        return predictor(xt, t, self.model.embedding(cond))
+
+
+def make_model(config: Config, statistics: Statistics, key: Key[Array, ""]) -> Model:
+    """The model of a run, with float32 parameters.
+
+    Raises `ValueError` where the network does not fit the images.
+    """
+    key_network, key_table = jax.random.split(key)
+    dtype = COMPUTE[config.compute]
+    network = make_network(config.network, statistics.shape, key=key_network, dtype=dtype, remat=config.remat)
+    table = TABLE_STD * jax.random.normal(key_table, (len(statistics.class_names) + 1, network.d_emb), jnp.float32)
+    return Model(network, table)
+
+
+def make_parameterisation(config: Config, statistics: Statistics) -> Parameterisation:
+    """What the run's network predicts; EDM's scale is the standard deviation of the images."""
+    if config.predict == "edm":
+        return EDM(statistics.std)
+    return PARAMETERISATIONS[config.predict]()
+
+
+def make_operators(config: Config, statistics: Statistics) -> ConditionOperators:
+    """The run's operators on the class and on its embedding. Raises `ValueError` for flips where a class is empty.
+
+    Label smoothing is not among them: it acts on the table, see `training_codes`.
+    """
+    return ConditionOperators(_label_operator(config, statistics), _embedding_operator(config), config.null_rate)
+
+
+def _label_operator(config: Config, statistics: Statistics) -> Fixed | Fresh | None:
+    if config.flips == "none":
+        return None
+    prior = jnp.asarray(statistics.prior, jnp.float32)
+    if config.flips == "symmetric":
+        flip: LabelFlip = symmetric_flip(prior, config.flip_share)
+    else:
+        groups = jnp.asarray(config.flip_groups) if config.flip_groups else jnp.arange(len(prior)) // 2
+        flip = asymmetric_flip(prior, config.flip_share, groups)
+    return Fixed(flip) if config.flips_drawn == "fixed" else Fresh(flip)
+
+
+def _embedding_operator(config: Config) -> Fixed | Fresh | None:
+    kinds = {"cep-u": EmbeddingUniform, "cep-g": EmbeddingGaussian, "dropout": Dropout}
+    if config.condition not in kinds:
+        return None
+    operator: VectorCorruption = kinds[config.condition](config.strength)
+    if config.condition_share < 1:
+        operator = Partly(operator, config.condition_share)
+    return Fixed(operator) if config.condition_drawn == "fixed" else Fresh(operator)
+
+
+def training_codes(config: Config, table: Float[Array, "K1 d_emb"]) -> Float[Array, "K d_emb"]:
+    """The classes' embeddings as training shows them: the rows, or with label smoothing the smoothed classes' mix."""
+    rows = table[:-1]
+    if config.condition != "label smoothing":
+        return rows
+    smooth = LabelSmoothing(config.strength)
+    return jax.vmap(smooth.mean)(jnp.eye(rows.shape[0], dtype=rows.dtype)) @ rows

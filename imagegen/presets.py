@@ -1,0 +1,44 @@
+"""Every run that has been thought through, in one table: what to train, how long it takes, what it should reach."""
+
+from typing import NamedTuple
+
+from imagegen.config import Config
+
+
+class Preset(NamedTuple):
+    """A config with its `command`, the time it takes, and the score to expect (or that none is known)."""
+
+    config: Config
+    command: str
+    time: str
+    score: str
+
+
+def _preset(name: str, config: Config, time: str, score: str) -> tuple[str, Preset]:
+    return name, Preset(config, f"python -m imagegen train {name}", time, score)
+
+
+PRESETS: dict[str, Preset] = dict(
+    [
+        _preset("digits", Config(), "half a minute on 2 cores", "not measured yet"),
+        _preset(
+            "digits-cep",
+            Config(condition="cep-g", strength=1.0),
+            "half a minute on 2 cores",
+            "not measured yet",
+        ),
+        _preset(
+            "photographs",
+            Config(data="photographs", network="dit-patches", steps=2000, learning_rate=3e-4, samples_every=500),
+            "half an hour on 2 cores",
+            "none known",
+        ),
+        _preset(
+            "shapes",
+            Config(data="shapes", network="dit-patches", steps=2000, learning_rate=3e-4, samples_every=500),
+            "half an hour on 2 cores",
+            "none known",
+        ),
+    ]
+)
+"""Presets by name."""

@@ -1,0 +1,64 @@
+"""A run on disk, and its model: what sampling, evaluation and the summary read."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+
+from imagegen import config as configs
+from imagegen import statistics
+from imagegen.checkpoint import Checkpoints
+from imagegen.config import Config
+from imagegen.model import ModelDenoiser
+from imagegen.statistics import Statistics
+from imagegen.step import State, Task, make_task
+from theory._checks import require
+
+
+class Run(NamedTuple):
+    """A run's config, its data's statistics, the step of the checkpoint, and the denoiser of the averaged weights."""
+
+    config: Config
+    statistics: Statistics
+    step: int
+    denoiser: ModelDenoiser
+
+
+def average_denoiser(task: Task, state: State, decay: float | None = None) -> ModelDenoiser:
+    """The denoiser of an average of weights: of `decay`, one of the config's `ema`, or of the last of them.
+
+    Raises `ValueError` for another decay.
+    """
+    decays = task.config.ema
+    require(decay is None or decay in decays, "ema", decay, f"one of the run's decays {decays}")
+    weights = state.averages[decays.index(decays[-1] if decay is None else decay)]
+    return ModelDenoiser(eqx.combine(weights, task.static), task.path, task.parameterisation)
+
+
+def load_run(folder: Path, *, step: int | None = None, ema: float | None = None) -> Run:
+    """The model of a run's newest checkpoint, or of another `step` that was kept.
+
+    Raises `InputError` for a folder without a run or checkpoint, and a step or decay that it has not got.
+    """
+    config = configs.load(folder / "config.json")
+    known = statistics.load(folder / "statistics.json")
+    task, state = make_task(config, known)
+    checkpoints = Checkpoints(folder / "checkpoints", config.keep)
+    try:
+        kept = checkpoints.all()
+        require(bool(kept), "run", folder, "a run with a checkpoint")
+        chosen = kept[-1] if step is None else step
+        require(chosen in kept, "step", chosen, f"one of those kept: {', '.join(map(str, kept))}")
+        state = checkpoints.restore(chosen, jax.device_put(state, jax.devices()[0]))
+    finally:
+        checkpoints.close()
+    return Run(config, known, chosen, average_denoiser(task, state, ema))
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The values of a file of JSON lines; none where there is no such file."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

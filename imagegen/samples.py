@@ -1,0 +1,103 @@
+"""Samples of a run on disk: made part by part, gone on with where they stopped, kept as ADM's .npz and a PNG grid."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from imagegen.run import Run, load_run
+from imagegen.sampling import BATCH, SamplerConfig, evenly, generate, save_grid, to_bytes, walk
+from theory._checks import make_folder, require
+
+SHOWN = 100
+"""Images in the grid at most."""
+
+
+def _classes(run: Run, classes: Sequence[int]) -> Sequence[int]:
+    count = len(run.statistics.class_names)
+    for label in classes:
+        require(0 <= label < count, "classes", label, f"in 0 ... {count - 1}")
+    return classes or range(count)
+
+
+def _save_grid(run: Run, images: Float[np.ndarray, "n h w c"], file: Path, columns: int) -> None:
+    save_grid(images[:SHOWN], file, columns=columns, enlarge=max(1, 64 // run.statistics.shape[0]))
+
+
+def make_samples(
+    folder: Path,
+    *,
+    number: int,
+    classes: Sequence[int],
+    how: SamplerConfig,
+    ema: float | None,
+    step: int | None,
+    seed: int,
+    out: Path | None,
+) -> Path:
+    """Make `number` >= 1 images of the `classes` in turn (all if none is named); return the .npz written.
+
+    It holds `arr_0`, bytes (n, h, w, c), and `arr_1`, the labels, as ADM's evaluator reads; beside it stand
+    `samples.json`, how they were made, and a grid of the first ones. Finished parts are kept, and the same call goes on
+    from them. Raises `InputError` for classes that the run has not got, an `out` with other samples, and as `load_run`.
+    """
+    run = load_run(folder, step=step, ema=ema)
+    conds = evenly(_classes(run, classes), number)
+    target = out if out is not None else folder / f"samples-{run.step}"
+    make_folder("out", target / "parts")
+    _require_same(target / "samples.json", {
+        "run": str(folder), "step": run.step, "ema": ema or run.config.ema[-1], "number": number, "seed": seed,
+        "classes": list(_classes(run, classes)), **dataclasses.asdict(how),
+    })  # fmt: skip
+    parts = []
+    for low in tqdm(range(0, number, BATCH), desc="sampling", unit="batch", disable=None):
+        file = target / "parts" / f"{low:08d}.npy"
+        if not file.exists():
+            key = jax.random.fold_in(jax.random.key(seed), low)
+            images = generate(run.denoiser, run.statistics.shape, conds[low : low + BATCH], key, how)
+            with file.with_suffix(".partial").open("wb") as stream:
+                np.save(stream, images)
+            file.with_suffix(".partial").replace(file)
+        parts.append(np.load(file))
+    images = np.concatenate(parts)
+    np.savez(target / "samples.npz", arr_0=to_bytes(images), arr_1=conds)
+    _save_grid(run, images, target / "samples.png", min(len(_classes(run, classes)), 16))
+    return target / "samples.npz"
+
+
+def _require_same(file: Path, values: dict[str, object]) -> None:
+    """Parts made otherwise are not gone on from."""
+    text = json.dumps(values, indent=1)
+    if file.exists():
+        same = json.loads(file.read_text(encoding="utf-8")) == json.loads(text)
+        require(same, "out", file.parent, "a folder without samples made otherwise (see its samples.json)")
+    file.write_text(text + "\n", encoding="utf-8")
+
+
+def make_walk(
+    folder: Path,
+    *,
+    number: int,
+    classes: Sequence[int],
+    how: SamplerConfig,
+    ema: float | None,
+    step: int | None,
+    seed: int,
+    out: Path | None,
+) -> Path:
+    """Make `number` images of the first of `classes` along a circle of starting noise; return the PNG written.
+
+    Raises `InputError` as `make_samples`.
+    """
+    run = load_run(folder, step=step, ema=ema)
+    label = _classes(run, classes)[0]
+    images = walk(run.denoiser, run.statistics.shape, label, jax.random.key(seed), how, number)
+    target = out if out is not None else folder / f"samples-{run.step}"
+    make_folder("out", target)
+    _save_grid(run, images, target / f"walk-{label}.png", 10)
+    return target / f"walk-{label}.png"

@@ -1,0 +1,140 @@
+"""Images from a model: any sampler and grid of `sim`, with guidance, in batches of one shape.
+
+Guidance is Patina's w >= 0 (`sim.denoisers.Guided`): the scale of DiT and of most tools is 1 + w.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path as File
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from imagegen.model import ModelDenoiser
+from sim.denoisers import Guided
+from sim.sampler_base import Denoiser
+from sim.samplers import SAMPLERS
+from sim.sampling import sample
+from sim.times import GRIDS, time_grid
+from theory._checks import require
+from theory.path_base import Path
+
+BATCH = 250
+"""Images per compiled call."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerConfig:
+    """How images are made: `sampler` and `grid` of times (`sim.samplers.SAMPLERS`, `sim.times.GRIDS`), `steps` >= 1,
+    `guidance` w >= 0, at times within `interval`. Raises `InputError` outside these.
+    """
+
+    sampler: str = "ddim"
+    grid: str = "uniform"
+    steps: int = 50
+    guidance: float = 0.0
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        require(self.sampler in SAMPLERS, "sampler", repr(self.sampler), "one of " + ", ".join(SAMPLERS))
+        require(self.grid in GRIDS, "grid", repr(self.grid), "one of " + ", ".join(GRIDS))
+        require(self.steps >= 1, "steps", self.steps, "at least 1")
+        require(self.guidance >= 0, "guidance", self.guidance, "at least 0 (Patina's w: the usual scale minus 1)")
+        start, end = self.interval
+        require(0 <= start <= end <= 1, "interval", self.interval, "(start, end) with 0 <= start <= end <= 1")
+
+
+def generate(
+    denoiser: ModelDenoiser,
+    shape: tuple[int, int, int],
+    conds: Int[np.ndarray, " n"] | Float[Array, "n d_emb"],
+    key: Key[Array, ""],
+    how: SamplerConfig,
+) -> Float[np.ndarray, "n h w c"]:
+    """One image per condition (a class, or an embedding), float32, about [-1, 1] and not clipped.
+
+    Image number i depends on the key, i and its condition alone, not on how many are made. Raises `ValueError` where
+    the model returns something that is not finite.
+    """
+    path, sampler = denoiser.path, SAMPLERS[how.sampler]
+    times, guided = _times(path, how), _guided(denoiser, how)
+    key_start, key_steps = jax.random.split(key)
+    parts = []
+    for low in range(0, len(conds), BATCH):
+        part = np.arange(low, low + BATCH) % len(conds)  # the last batch is filled up: one shape, one program
+        keys = jax.vmap(lambda i: jax.random.fold_in(key_start, i))(jnp.arange(low, low + BATCH))
+        start = _noise(path, keys, times[0], shape)
+        made = sample(guided, path, sampler, times, start, jax.random.fold_in(key_steps, low), jnp.asarray(conds)[part])
+        parts.append(np.asarray(made))
+    return np.concatenate(parts)[: len(conds)]
+
+
+def _times(path: Path, how: SamplerConfig) -> Float[Array, " k"]:
+    first = path.t_range[1] if SAMPLERS[how.sampler].needs_signal else 1.0
+    return time_grid(path, how.steps, how.grid, first=first).astype(jnp.float32)
+
+
+def _guided(denoiser: ModelDenoiser, how: SamplerConfig) -> Denoiser:
+    return Guided(denoiser, jnp.float32(how.guidance), interval=how.interval) if how.guidance else denoiser
+
+
+@eqx.filter_jit
+def _noise(
+    path: Path, keys: Key[Array, " n"], t: Float[Array, ""], shape: tuple[int, int, int]
+) -> Float[Array, "n h w c"]:
+    """x_t without data at the first time: what a path that ends in noise ends in."""
+
+    def one(key: Key[Array, ""]) -> Float[Array, "h w c"]:
+        return path.corrupt(jnp.zeros(shape), t, jax.random.normal(key, shape))
+
+    return jax.vmap(one)(keys)
+
+
+def walk(
+    denoiser: ModelDenoiser,
+    shape: tuple[int, int, int],
+    label: int,
+    key: Key[Array, ""],
+    how: SamplerConfig,
+    count: int,
+) -> Float[np.ndarray, "count h w c"]:
+    """Images of class `label` along a circle of starting noise, cos θ z_1 + sin θ z_2 with θ in `count` >= 1 equal
+    steps of 2π/count: every start is N(0, I), and the last image is next to the first. Meant for samplers that add no
+    noise. Raises `ValueError` as `generate` does.
+    """
+    path, times = denoiser.path, _times(denoiser.path, how)
+    z1, z2 = _noise(path, jax.random.split(key), times[0], shape)
+    angle = 2 * jnp.pi * jnp.arange(count, dtype=jnp.float32)[:, None, None, None] / count
+    starts = jnp.cos(angle) * z1 + jnp.sin(angle) * z2
+    return np.asarray(
+        sample(_guided(denoiser, how), path, SAMPLERS[how.sampler], times, starts, key, jnp.full(count, label))
+    )
+
+
+def to_bytes(images: Float[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h w c"]:
+    """Images of [-1, 1] as bytes: ⌊127.5 (x + 1) + ½⌋, clipped. (DiT's scripts write ⌊127.5 x + 128⌋.)"""
+    return np.clip(np.floor(127.5 * (images + 1) + 0.5), 0, 255).astype(np.uint8)
+
+
+def save_grid(images: Float[np.ndarray, "n h w c"], file: File, *, columns: int, enlarge: int = 1) -> None:
+    """Write images as one PNG, row by row, `columns` >= 1 of them side by side, each pixel `enlarge` >= 1 wide."""
+    from PIL import Image
+
+    pixels = to_bytes(images)
+    n, h, w, c = pixels.shape
+    rows = -(-n // columns)
+    padded = np.concatenate([pixels, np.full((rows * columns - n, h, w, c), 255, np.uint8)])
+    framed = np.pad(padded.repeat(enlarge, 1).repeat(enlarge, 2), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    height, width = framed.shape[1:3]
+    sheet = framed.reshape(rows, columns, height, width, c).swapaxes(1, 2).reshape(rows * height, columns * width, c)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet[..., 0] if c == 1 else sheet).save(file)
+
+
+def evenly(classes: Sequence[int], count: int) -> Int[np.ndarray, " n"]:
+    """`count` labels, the classes in turn."""
+    return np.resize(np.asarray(classes), count)

@@ -1,0 +1,61 @@
+"""What a run must know of its data beside the images themselves: saved with it, so that sampling needs no data.
+
+The spectrum makes the spectral paths, the standard deviation EDM's scale, shape and number of classes the network.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from imagegen.data.source import Source
+from theory._checks import require
+from theory.spectra import power_spectrum
+
+LARGEST = 4096
+"""Images that statistics are taken from, evenly spaced."""
+FLOOR = 1e-4
+"""Least power of a frequency, relative to the mean: a gain of a frequency that never varies would be 0 throughout."""
+
+
+class Statistics(NamedTuple):
+    """Of the training images: shape (h, w, c), names of the K classes and their shares, power spectrum
+    (`theory.spectra`, no frequency below `FLOOR` of the mean), and standard deviation over all pixels.
+    """
+
+    shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    prior: Float[np.ndarray, " K"]
+    spectrum: Float[np.ndarray, "h w"]
+    std: float
+
+
+def images_of(source: Source, limit: int = LARGEST) -> Float[np.ndarray, "n h w c"]:
+    """Up to `limit` >= 1 images of a source, evenly spaced."""
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int))
+    return np.stack([source[int(i)]["image"] for i in chosen])
+
+
+def statistics_of(source: Source) -> Statistics:
+    """The statistics of a source of at least one image."""
+    images = images_of(source)
+    spectrum = power_spectrum(images)
+    prior = np.bincount(source.labels, minlength=source.classes) / len(source)
+    floored = np.maximum(spectrum, FLOOR * spectrum.mean())
+    return Statistics(source.shape, source.class_names, prior, floored, float(images.std()))
+
+
+def save(statistics: Statistics, file: Path) -> None:
+    """Write them as JSON."""
+    values = {**statistics._asdict(), "prior": statistics.prior.tolist(), "spectrum": statistics.spectrum.tolist()}
+    file.write_text(json.dumps(values) + "\n", encoding="utf-8")
+
+
+def load(file: Path) -> Statistics:
+    """Read what `save` wrote. Raises `ValueError` where there is no such file."""
+    require(file.is_file(), "run", file.parent, "the folder of a run, with a statistics.json")
+    values = json.loads(file.read_text(encoding="utf-8"))
+    shape, names = tuple(values["shape"]), tuple(values["class_names"])
+    return Statistics(shape, names, np.asarray(values["prior"]), np.asarray(values["spectrum"]), values["std"])

@@ -1,0 +1,63 @@
+"""One page about a run: what was trained, how the loss fell, what it makes."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imagegen import config as configs
+from imagegen.config import Config
+from imagegen.run import read_lines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write_summary(folder: Path) -> Path:
+    """Write `summary.md` and `loss.png` of a run that ended; return the page's path."""
+    from theory.canvas import save
+
+    config, metrics = configs.load(folder / "config.json"), read_lines(folder / "metrics.jsonl")
+    save(loss_figure(metrics), folder / "loss.png")
+    last, speed = metrics[-1], read_lines(folder / "speed.jsonl")
+    rate = float(np.median([line["images_per_second"] for line in speed]))
+    skipped = f" {last['skipped']} steps were left out for gradients that were not finite." if last["skipped"] else ""
+    grids = sorted((folder / "samples").glob("*.png"))
+    shown = [f"![Samples of the averaged weights]({grids[-1].relative_to(folder)})", ""] if grids else []
+    page = [
+        f"# {folder.name}",
+        "",
+        f"{config.network} on {config.data}, {last['step']} steps of {config.batch} images, {rate:.0f} images/s "
+        f"(median). Loss of the last batch {last['loss']:.4f}.{skipped}",
+        "",
+        *shown,
+        "![Loss by step](loss.png)",
+        "",
+        "| field | value | usual |",
+        "|---|---|---|",
+        *_fields(config),
+        "",
+    ]
+    file = folder / "summary.md"
+    file.write_text("\n".join(page), encoding="utf-8")
+    return file
+
+
+def _fields(config: Config) -> list[str]:
+    usual = dataclasses.asdict(Config())
+    return [f"| {name} | {value} | {usual[name]} |" for name, value in dataclasses.asdict(config).items()]
+
+
+def loss_figure(metrics: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Loss and gradient's norm of the batches whose metrics were written, by step."""
+    from theory.canvas import BLUE, VERMILION, new_figure
+
+    figure, (upper, lower) = new_figure(rows=2, share_x=True)
+    steps = [line["step"] for line in metrics]
+    upper.plot(steps, [line["loss"] for line in metrics], color=BLUE)
+    upper.set(ylabel="loss of one batch")
+    lower.plot(steps, [line["grad_norm"] for line in metrics], color=VERMILION)
+    lower.set(xlabel="step", ylabel="norm of the gradient", yscale="log")
+    return figure

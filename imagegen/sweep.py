@@ -1,0 +1,124 @@
+"""Running a sweep: one small result file per run, so that it goes on another day, or on several machines at once.
+
+    FOLDER/NAME-sSEED.json      config, how it was sampled, every figure of `imagegen.evaluate`, time, versions
+
+What has a file is not run again; a file of another config is refused rather than mixed in. Weights are not kept.
+"""
+
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from imagegen.data.builtin import make_source
+from imagegen.data.source import Source
+from imagegen.evaluate import evaluate_samples
+from imagegen.features import train_features
+from imagegen.run import load_run
+from imagegen.sampling import evenly, generate
+from imagegen.sweeps import SEEDS, SWEEPS, Member
+from imagegen.train import train
+from sim.experiments.base import plain
+from theory._checks import make_folder, require
+
+SAMPLES = 500
+"""Images of each sampling."""
+
+
+def members(name: str) -> list[Member]:
+    """The runs of a sweep, each once. Raises `InputError` for an unknown name."""
+    require(name in SWEEPS, "sweep", repr(name), "one of " + ", ".join(SWEEPS))
+    return SWEEPS[name]()
+
+
+def result_file(folder: Path, member: Member, seed: int) -> Path:
+    """Where a run's result is kept."""
+    return folder / f"{member.name}-s{seed}.json"
+
+
+def run_sweep(
+    name: str, folder: Path, *, seeds: int = SEEDS, share: tuple[int, int] = (0, 1), device: jax.Device | None = None
+) -> None:
+    """Run what is missing of a sweep, all runs of seed 0 first, under a progress bar.
+
+    `share` (k, n): every n-th of the runs, from number k on, for n processes at once. Raises `InputError` for an
+    unknown sweep, a share outside 0 <= k < n, and results of another config in the folder.
+    """
+    require(0 <= share[0] < share[1], "share", share, "(k, n) with 0 <= k < n")
+    require(seeds >= 1, "seeds", seeds, "at least 1")
+    todo = [(member, seed) for seed in range(seeds) for member in members(name)][share[0] :: share[1]]
+    make_folder("out", folder)
+    for member, seed in todo:
+        _require_same(result_file(folder, member, seed), _made(member, seed))
+    missing = [pair for pair in todo if not result_file(folder, *pair).exists()]
+    for member, seed in tqdm(missing, desc=name, unit="run", disable=None):
+        file = result_file(folder, member, seed)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(run_member(member, seed, device), indent=1, allow_nan=False), encoding="utf-8")
+        partial.replace(file)
+
+
+def _made(member: Member, seed: int) -> dict[str, Any]:
+    """What a result depends on."""
+    config = dataclasses.replace(member.config, seed=seed)
+    samplings = {name: dataclasses.asdict(how) for name, how in member.samplings.items()}
+    made: Any = plain({"config": dataclasses.asdict(config), "samplings": samplings, "samples": SAMPLES})
+    return made
+
+
+def _require_same(file: Path, made: dict[str, Any]) -> None:
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        same = all(before[name] == value for name, value in made.items())
+        require(same, "out", file, "a folder without results of other configs (this file is one)")
+
+
+def run_member(member: Member, seed: int, device: jax.Device | None = None) -> dict[str, Any]:
+    """Train one run, sample it in every way, evaluate; the result as JSON can hold it."""
+    config, began = dataclasses.replace(member.config, seed=seed), time.perf_counter()
+    known, held_out = (make_source(config.data, split) for split in ("train", "test"))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "run"
+        train(config, folder, None if device is None else [device])
+        run = load_run(folder)
+        losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    evaluations = {}
+    for name, how in member.samplings.items():
+        labels = evenly(range(known.classes), SAMPLES)
+        # the same noise for all members of a seed: differences between them are paired
+        images = generate(run.denoiser, known.shape, labels, jax.random.key(1000 + seed), how)
+        evaluations[name] = _evaluated(np.clip(images, -1, 1), labels, known, held_out, seed)
+    norms = np.linalg.norm(np.asarray(run.denoiser.model.table), axis=1)
+    return {
+        "name": member.name, "group": member.group, "strength": member.strength, "seed": seed, **_made(member, seed),
+        "evaluations": evaluations, "losses": losses, "embedding_norms": plain(norms),
+        "seconds": round(time.perf_counter() - began, 1), "device": jax.devices()[0].device_kind,
+        "versions": {package: metadata.version(package) for package in ("patina-diffusion", "jax", "equinox", "optax")},
+    }  # fmt: skip
+
+
+def _evaluated(images: np.ndarray, labels: np.ndarray, known: Source, held_out: Source, seed: int) -> dict[str, Any]:
+    return evaluate_samples(images, labels, known, held_out, train_features(known, held_out), seed)
+
+
+def results(name: str, folder: Path, *, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
+    """The results of a sweep that are there."""
+    for seed in range(seeds):
+        for member in members(name):
+            file = result_file(folder, member, seed)
+            if file.exists():
+                yield json.loads(file.read_text(encoding="utf-8"))
+
+
+def missing(name: str, folder: Path, *, seeds: int = SEEDS) -> Sequence[str]:
+    """Names of the runs without a result."""
+    pairs = [(member, seed) for seed in range(seeds) for member in members(name)]
+    return [result_file(folder, *pair).stem for pair in pairs if not result_file(folder, *pair).exists()]

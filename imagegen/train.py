@@ -1,0 +1,199 @@
+"""Training: from a config to a folder with checkpoints, metrics, samples and a summary; interrupted, it goes on.
+
+    FOLDER/config.json, statistics.json     what the run is, and what it must know of its data
+    FOLDER/checkpoints/                     weights, averages, moments, step
+    FOLDER/metrics.jsonl                    a line every `log_every` steps; the same numbers however often it stopped
+    FOLDER/speed.jsonl                      images/s: what depends on the machine
+    FOLDER/samples/                         grids of samples from the averaged weights
+    FOLDER/summary.md                       one page at the end
+
+The same command goes on from the newest checkpoint, on the same devices bit for bit: data order, noise and keys depend
+on the seed, the step and the image's index alone.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from imagegen import config as configs
+from imagegen import statistics
+from imagegen.checkpoint import Checkpoints, require_space
+from imagegen.config import Config
+from imagegen.data.loading import batches
+from imagegen.data.source import Source, check_source
+from imagegen.networks.registry import forward_flops
+from imagegen.run import average_denoiser
+from imagegen.sampling import SamplerConfig, evenly, generate, save_grid
+from imagegen.step import (
+    Metrics,
+    State,
+    Task,
+    batch_sharding,
+    make_mesh,
+    make_step,
+    make_task,
+    schedule,
+    state_shardings,
+)
+from imagegen.summary import write_summary
+from imagegen.training_data import Gates, gated, make_gates, training_source
+from sim.experiments.base import plain
+from theory._checks import make_folder
+
+PEAKS = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}
+"""bfloat16 matrix products per second of a device, without sparsity, by the makers' data sheets."""
+
+
+ROWS = 8
+"""Samples of each class in a grid."""
+
+
+class Stopped(RuntimeError):
+    """Training that stopped itself: gradients that are not finite."""
+
+
+def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = None) -> State:
+    """Train as `config` says, in `folder`, on `devices` (default: all); return the state at the end.
+
+    Goes on where a run of the same config stopped. Raises `InputError` for a config that is refused, data that are
+    bad, a folder with another run and a full disk, `Stopped` after too many steps with non-finite gradients in a row.
+    """
+    configs.check(config)
+    mesh = make_mesh(config, jax.devices() if devices is None else devices)
+    if (folder / "config.json").exists():
+        configs.require_same(config, configs.load(folder / "config.json"))
+    source = training_source(config)
+    check_source(source)
+    known = statistics.statistics_of(source)
+    task, state = make_task(config, known)
+    make_folder("out", folder)
+    require_space(folder, state, config.keep + 1)
+    configs.save(config, folder / "config.json")
+    statistics.save(known, folder / "statistics.json")
+    return _Run(config, folder, source, task, mesh, make_gates(config, source, task.path)).to_the_end(state)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A run that is under way."""
+
+    config: Config
+    folder: Path
+    source: Source
+    task: Task
+    mesh: Mesh
+    gates: Gates | None
+
+    def to_the_end(self, state: State) -> State:
+        """From the newest checkpoint, or else from `state`, through the last step and the summary."""
+        checkpoints = Checkpoints(self.folder / "checkpoints", self.config.keep)
+        try:
+            state = jax.device_put(state, state_shardings(self.mesh, state))
+            done = checkpoints.latest() or 0
+            if done:
+                state = checkpoints.restore(done, state)
+            _truncate(self.folder / "metrics.jsonl", done)
+            _truncate(self.folder / "speed.jsonl", done)
+            state = self._advance(state, done, checkpoints)
+            checkpoints.finish()
+        finally:
+            checkpoints.close()
+        write_summary(self.folder)
+        return state
+
+    def _advance(self, state: State, done: int, checkpoints: Checkpoints) -> State:
+        config, step = self.config, make_step(self.task, self.mesh, state)
+        network = eqx.combine(state.parameters, self.task.static).network
+        flops = 3 * forward_flops(network, self.source.shape)  # of one image, forward and backward
+        with tqdm(total=config.steps, initial=done, desc="training", unit="step", disable=None) as bar:
+            clock, before = time.perf_counter(), done
+            for number, batch in enumerate(self._batches(done), start=done + 1):
+                state, metrics = step(state, batch)
+                bar.update()
+                if number % config.log_every == 0 or number == config.steps:
+                    seen = self._log(number, metrics)
+                    now = time.perf_counter()
+                    self._speed(bar, number, (number - before) * config.batch / (now - clock), flops, seen)
+                    clock, before = now, number
+                    if seen["skipped_in_a_row"] >= config.stop_after:
+                        raise Stopped(_broken(seen, number, self.folder))
+                if number % config.checkpoint_every == 0 or number == config.steps:
+                    checkpoints.save(number, state)
+                if config.samples_every and (number % config.samples_every == 0 or number == config.steps):
+                    self._show(state, number)
+        return state
+
+    def _batches(self, done: int) -> Iterator[dict[str, Any]]:
+        sharding, config = batch_sharding(self.mesh), self.config
+        read = batches(
+            self.source, config.batch, seed=config.seed, first_step=done, shard=jax.process_index(),
+            shards=jax.process_count(),
+        )  # fmt: skip
+        try:
+            for _, batch in zip(range(done, config.steps), read, strict=False):
+                taken = gated(batch, self.gates)
+                yield {name: jax.make_array_from_process_local_data(sharding, taken[name]) for name in taken}
+        finally:
+            read.close()
+
+    def _log(self, number: int, metrics: Metrics) -> dict[str, Any]:
+        """Wait for the step's numbers and write them."""
+        values: Any = plain({"step": number, **metrics._asdict()})
+        values["learning_rate"] = float(schedule(self.config)(number - 1))
+        _append(self.folder / "metrics.jsonl", values)
+        return values
+
+    def _speed(self, bar: "tqdm[Any]", number: int, rate: float, flops: float, seen: dict[str, Any]) -> None:
+        _append(self.folder / "speed.jsonl", {"step": number, "images_per_second": rate})
+        loss = "not finite" if seen["loss"] is None else f"{seen['loss']:.4f}"
+        shown = {"loss": loss, "images/s": f"{rate:.0f}"}
+        peak = PEAKS.get(jax.devices()[0].device_kind)
+        if peak is not None:
+            shown["MFU"] = f"{flops * rate / (peak * self.mesh.size):.0%}"
+        bar.set_postfix(shown)
+
+    def _show(self, state: State, number: int) -> None:
+        """A grid of samples of the averaged weights, a column for each of up to 16 classes."""
+        columns = min(self.source.classes, 16)
+        conds = evenly(range(columns), ROWS * columns)
+        denoiser = average_denoiser(self.task, state)
+        images = generate(denoiser, self.source.shape, conds, jax.random.key(self.config.seed), SamplerConfig(steps=20))
+        file = self.folder / "samples" / f"step-{number:07d}.png"
+        save_grid(images, file, columns=columns, enlarge=max(1, 64 // self.source.shape[0]))
+
+
+def _broken(seen: dict[str, Any], number: int, folder: Path) -> str:
+    return (
+        f"stopped at step {number}: gradients were not finite in the last {seen['skipped_in_a_row']:.0f} steps "
+        f"({seen['skipped']:.0f} in all). Those steps changed no weight; the newest checkpoint in {folder} is from "
+        "before or among them. A lower learning_rate, a smaller clip, or float32 may help."
+    )
+
+
+def _append(file: Path, values: dict[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(values) + "\n")
+
+
+def _truncate(file: Path, done: int) -> None:
+    """Leave the lines up to step `done`: what came after the checkpoint is done again. A torn last line is left out."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= done:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break
+    partial = file.with_suffix(".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(file)

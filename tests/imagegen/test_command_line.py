@@ -1,0 +1,102 @@
+"""The command line of imagegen: train, sample, evaluate a small run; every mistake gets one clear line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from imagegen.__main__ import main
+
+QUICK = [
+    "--network",
+    "small",
+    "--steps",
+    "6",
+    "--warmup",
+    "2",
+    "--batch",
+    "32",
+    "--log-every",
+    "2",
+    "--checkpoint-every",
+    "2",
+    "--samples-every",
+    "0",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, small_network):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(["train", "digits", "--out", str(folder), *QUICK]) == 0
+    return folder
+
+
+def test_a_run_leaves_config_metrics_checkpoint_and_summary(run):
+    config = json.loads((run / "config.json").read_text())
+    assert (config["steps"], config["data"], config["network"]) == (6, "digits", "small")
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [2, 4, 6]
+    assert "small on digits, 6 steps of 32 images" in (run / "summary.md").read_text()
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_samples_are_written_as_adm_reads_them_and_do_not_depend_on_how_many(run, tmp_path):
+    options = ["--number", "40", "--steps", "3", "--guidance", "0.5", "--classes", "3", "7"]
+    assert main(["sample", str(run), *options, "--out", str(tmp_path / "a")]) == 0
+    made = np.load(tmp_path / "a/samples.npz")
+    assert made["arr_0"].dtype == np.uint8
+    assert made["arr_0"].shape == (40, 8, 8, 1)
+    np.testing.assert_array_equal(made["arr_1"], np.resize([3, 7], 40))
+    assert (tmp_path / "a/samples.png").exists()
+    first = (tmp_path / "a/parts/00000000.npy").stat().st_mtime_ns
+    assert main(["sample", str(run), *options, "--out", str(tmp_path / "a")]) == 0  # goes on from what is there
+    assert (tmp_path / "a/parts/00000000.npy").stat().st_mtime_ns == first
+    options[1] = "50"
+    assert main(["sample", str(run), *options, "--out", str(tmp_path / "b")]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "b/samples.npz")["arr_0"][:40], made["arr_0"])
+    assert main(["sample", str(run), *options, "--out", str(tmp_path / "a")]) == 2  # other samples are there
+
+
+def test_a_walk_closes(run, tmp_path):
+    assert main(["sample", str(run), "--walk", "--number", "10", "--steps", "3", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "walk-0.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluation_writes_every_figure(run, capsys):
+    assert main(["sample", str(run), "--number", "80", "--steps", "3"]) == 0
+    assert main(["evaluate", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "w2_squared" in printed
+    assert "ideally 0" in printed
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["train", "digts"], "did you mean 'digits'?"),
+    (["train", "digits", "--network", "dit-digit"], "did you mean 'dit-digits'?"),
+    (["train", "digits", "--strength", "1"], "strength must be above 0 exactly where condition is not none"),
+    (["train", "digits", "--checkpoint-every", "30"], "checkpoint_every must be a multiple of log_every=20"),
+    (["train", "digits", "--batch", "0"], "batch must be at least 1; got 0"),
+    (["train", "digits", "--path", "shortest", "--times", "log-normal"], "uniform on the spectral path shortest"),
+    (["train", "digits", "--train-on", "gated", "--sigma-min", "1"], "all, where nothing is degraded"),
+    (["train", "digits", "--data", "absent.npz"], "absent.npz"),
+    (["sample", "absent"], "run must be the folder of a run"),
+    (["sample", "absent", "--steps", "0"], "steps must be at least 1"),
+    (["sample", "absent", "--guidance", "-1"], "guidance must be at least 0"),
+    (["evaluate", "absent"], "absent"),
+    (["sweep", "digits"], "sweep must be one of"),
+])  # fmt: skip
+def test_mistakes_get_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_fields_are_answered_with_the_nearest(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "digits", "--stesp", "3"])
+    assert stopped.value.code == 2
+    assert "--steps" in capsys.readouterr().err
