@@ -9,7 +9,7 @@ PEERS := .venv-bench-sampling
 .PHONY: report test test-slow lint claims benchmarks clean
 
 report: $(STAMP)
-	$(BIN)/python -m sim report
+	$(BIN)/python -m imagegen report
 
 test: lint
 	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile

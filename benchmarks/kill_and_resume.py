@@ -20,7 +20,7 @@ from pathlib import Path
 
 
 def command(folder: Path, steps: int) -> list[str]:
-    options = {"steps": steps, "batch": 32, "log-every": 5, "checkpoint-every": 10, "samples-every": 1000}
+    options = {"steps": steps, "batch": 32, "log-every": 5, "checkpoint-every": 10, "samples-every": 0}
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     corrupted = ["--condition", "cep-g", "--strength", "1", "--flips", "symmetric", "--flip-share", "0.1"]
     return [sys.executable, "-m", "imagegen", "train", "digits", "--out", str(folder), *flags, *corrupted]

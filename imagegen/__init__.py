@@ -1,6 +1,51 @@
 """Training, sampling and evaluating image models with the operators of `theory` and the samplers and losses of `sim`.
 
-Nothing is here yet: the trainer comes after `sim`. It will import both, and neither imports it.
+    from pathlib import Path
+    import imagegen
+    config = imagegen.Config(data="digits", condition="cep-g", strength=1.0)
+    imagegen.train(config, Path("runs/mine"))                                  # goes on where it stopped
+    run = imagegen.load_run(Path("runs/mine"))
+    images = imagegen.generate(run.denoiser, run.statistics.shape, labels, key, imagegen.SamplerConfig(guidance=0.5))
+
+Float32, with bfloat16 products where asked for. `python -m imagegen` is the command line.
 """
 
-__all__: list[str] = []
+from imagegen.config import Config
+from imagegen.data.builtin import make_source
+from imagegen.data.loading import batches
+from imagegen.data.source import ArraySource, Source
+from imagegen.evaluate import evaluate_samples
+from imagegen.features import Features, train_features
+from imagegen.model import Model, ModelDenoiser
+from imagegen.networks.registry import NETWORKS, forward_flops, make_network, parameter_count
+from imagegen.presets import PRESETS
+from imagegen.run import Run, load_run
+from imagegen.sampling import SamplerConfig, generate, walk
+from imagegen.sweep import run_sweep
+from imagegen.training import Stopped, train
+
+__all__ = [
+    "NETWORKS",
+    "PRESETS",
+    "ArraySource",
+    "Config",
+    "Features",
+    "Model",
+    "ModelDenoiser",
+    "Run",
+    "SamplerConfig",
+    "Source",
+    "Stopped",
+    "batches",
+    "evaluate_samples",
+    "forward_flops",
+    "generate",
+    "load_run",
+    "make_network",
+    "make_source",
+    "parameter_count",
+    "run_sweep",
+    "train",
+    "train_features",
+    "walk",
+]

@@ -41,7 +41,7 @@ def _train(given: Sequence[str]) -> int:
             config: Fields of the run.
             out: Folder of the run.
         """
-        from imagegen.train import train
+        from imagegen.training import train
 
         train(config, out)
         print((out / "summary.md").read_text(encoding="utf-8").split("\n\n")[1])
@@ -139,17 +139,34 @@ def sweep(
     return 0
 
 
+def report(*, out: Path = Path("report"), results: Path = Path("results"), full: bool = False, seed: int = 0) -> int:
+    """Everything on one page, OUT/index.html: claims, experiments, and digits trained with and without CEP.
+
+    Args:
+        out: Folder of the page.
+        results: Folder of the experiments' results and of the runs; what is finished there is used.
+        full: Full experiments (hours) rather than fast ones.
+        seed: Seed of everything drawn but the digits' training.
+    """
+    from imagegen.results import image_results
+    from sim.__main__ import make_report, prepare
+
+    prepare()
+    return make_report(out, results, full, seed, lambda: image_results(results / "runs"))
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "presets": presets,
     "sample": sample,
     "evaluate": evaluate,
     "sweep": sweep,
+    "report": report,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    from imagegen.train import Stopped
+    from imagegen.training import Stopped
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -25,7 +25,7 @@ from imagegen.features import train_features
 from imagegen.run import load_run
 from imagegen.sampling import evenly, generate
 from imagegen.sweeps import SEEDS, SWEEPS, Member
-from imagegen.train import train
+from imagegen.training import train
 from sim.experiments.base import plain
 from theory._checks import make_folder, require
 

@@ -7,14 +7,17 @@ are kept as they finish, and an interrupted run goes on where it stopped. Exit c
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import tyro
 
 from theory._checks import InputError, make_folder, require
+
+if TYPE_CHECKING:
+    from theory.report import Result
 
 RESULTS = Path("results")
 REPORT = Path("report")
@@ -93,6 +96,14 @@ def report(*, out: Path = REPORT, results: Path = RESULTS, full: bool = False, s
         full: Full experiments (hours) rather than fast ones.
         seed: Seed of everything drawn.
     """
+    return make_report(out, results, full, seed)
+
+
+def make_report(out: Path, results: Path, full: bool, seed: int, more: Callable[[], Iterable["Result"]] = tuple) -> int:
+    """`report`, with the sections of `more` at the end of the page's results; return the exit code.
+
+    Raises `InputError` for a seed outside 0 ... 2^32 - 1 and folders that cannot be written.
+    """
     from sim.experiments.base import run_jobs
     from sim.results import experiment_result
     from theory.claims.registry import find_claims
@@ -107,7 +118,7 @@ def report(*, out: Path = REPORT, results: Path = RESULTS, full: bool = False, s
     decisions = decide_with_progress(claims, seed=seed)
     print(verdict_table(claims, decisions))
     run_jobs(jobs)
-    shown = [*all_results(), *map(experiment_result, jobs)]
+    shown = [*all_results(), *map(experiment_result, jobs), *more()]
     print(f"wrote {write_page(out, page(claims, decisions, shown))}")
     return 0 if all(decision.as_recorded for decision in decisions) else 1
 
@@ -115,13 +126,18 @@ def report(*, out: Path = REPORT, results: Path = RESULTS, full: bool = False, s
 COMMANDS: dict[str, Callable[..., Any]] = {"list": list_experiments, "run": run, "report": report}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
+def prepare() -> None:
+    """Float64, and one thread for each process: the workers share the cores."""
     jax.config.update("jax_enable_x64", True)
-    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"  # the workers share the cores
+    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    prepare()
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
         return tyro.extras.subcommand_cli_from_dict(

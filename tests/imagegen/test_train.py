@@ -13,7 +13,7 @@ from imagegen.data.loading import batches
 from imagegen.run import load_run, read_lines
 from imagegen.statistics import statistics_of
 from imagegen.step import batch_sharding, make_mesh, make_step, make_task, schedule, state_shardings
-from imagegen.train import Stopped, train
+from imagegen.training import Stopped, train
 from imagegen.training_data import gated, make_gates, training_source
 
 pytestmark = pytest.mark.usefixtures("small_network")
@@ -93,7 +93,7 @@ def whole(small_network, tmp_path_factory):
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(whole, tmp_path, monkeypatch):
-    from imagegen import train as module
+    from imagegen import training as module
 
     written = module._append
 

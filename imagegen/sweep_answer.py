@@ -1,0 +1,138 @@
+"""What a sweep found: every run against the sweep's first, by paired differences over the seeds that both have.
+
+A difference is of debiased figures, run minus first, and has Student's 95 % interval over the seeds. It is *better* or
+*worse* where the whole interval says so, *undecided* otherwise. With dozens of runs some are called better or worse by
+chance alone: about one in 40 each way.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from imagegen.sweeps import SWEEPS
+from sim.experiments.wording import shown, sign
+from sim.intervals import Interval, mean_interval, paired_difference
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIGURE = "w2_squared_per_class"
+"""The figure that is ranked by: debiased squared W2 within each class, in pixels of [-1, 1]; lower is better."""
+QUESTIONS = {
+    "digits-conditions": "Does corrupting the condition make a trained image model better?",
+    "digits-paths": "Which corruption path trains the better image model?",
+    "digits-ambient": "Does low-quality data help at the right noise levels?",
+}
+Results = Sequence[Mapping[str, Any]]
+
+
+class Difference(NamedTuple):
+    """One run against the first, sampled in one way: names, strength, seeds, interval of the paired difference."""
+
+    name: str
+    group: str
+    strength: float
+    sampling: str
+    seeds: int
+    interval: Interval
+
+
+def values(results: Results, name: str, sampling: str, figure: str = FIGURE) -> dict[int, float]:
+    """The debiased figure of a run, by seed."""
+    return {r["seed"]: r["evaluations"][sampling]["figures"][figure]["debiased"] for r in results if r["name"] == name}
+
+
+def differences(sweep: str, results: Results, figure: str = FIGURE) -> list[Difference]:
+    """Every run and sampling that shares at least two seeds with the sweep's first run."""
+    first, *others = SWEEPS[sweep]()
+    found = []
+    for member in others:
+        for sampling in member.samplings:
+            one, other = (values(results, name, sampling, figure) for name in (member.name, first.name))
+            seeds = sorted(one.keys() & other.keys())
+            if len(seeds) >= 2:
+                pairs = np.array([[one[s], other[s]] for s in seeds])
+                interval = paired_difference(pairs[:, 0], pairs[:, 1])
+                found.append(Difference(member.name, member.group, member.strength, sampling, len(seeds), interval))
+    return found
+
+
+def verdict(difference: Difference) -> str:
+    """better, worse or undecided: lower is better."""
+    return {1: "worse", -1: "better", 0: "undecided"}[sign(difference.interval._asdict())]
+
+
+def answer(sweep: str, results: Results) -> str:
+    """One sentence with numbers."""
+    found = differences(sweep, results)
+    if not found:
+        return "Not run with two seeds yet."
+    words = [verdict(one) for one in found]
+    counts = ", ".join(f"{words.count(word)} {word}" for word in ("better", "worse", "undecided"))
+    best = min(found, key=lambda one: one.interval.value)
+    first, seeds = SWEEPS[sweep]()[0].name, max(one.seeds for one in found)
+    return (
+        f"Of {len(found)} runs and samplings compared with {first} in debiased W2² per class, {counts} "
+        f"({seeds} seeds, 95 % intervals); the lowest is {best.name} at {best.sampling}, by "
+        f"{shown(best.interval._asdict())}."
+    )
+
+
+def details(sweep: str, results: Results) -> list[str]:
+    """The first run itself, and those whose interval excludes zero, a sentence for each way of sampling."""
+    found, told = differences(sweep, results), []
+    first = SWEEPS[sweep]()[0]
+    for sampling in first.samplings:
+        own = list(values(results, first.name, sampling).values())
+        if len(own) < 2:
+            continue
+        told.append(f"{sampling}: {first.name} has {shown(mean_interval(np.asarray(own))._asdict())}.")
+        for word in ("better", "worse"):
+            named = [f"{d.name} {shown(d.interval._asdict())}" for d in found
+                     if d.sampling == sampling and verdict(d) == word]  # fmt: skip
+            if named:
+                told.append(f"{sampling}, {word}: {'; '.join(named)}.")
+    return told
+
+
+def table(sweep: str, results: Results) -> str:
+    """Markdown: a row per run, a column per sampling: the paired difference with its interval."""
+    found = {(one.name, one.sampling): one for one in differences(sweep, results)}
+    first, *others = SWEEPS[sweep]()
+    head = f"| run | {' | '.join(first.samplings)} |\n|---|{'---|' * len(first.samplings)}"
+    rows = [f"| **{first.name}** (itself) | {' | '.join(_own(results, first.name, s) for s in first.samplings)} |"]
+    for member in others:
+        cells = [_cell(found.get((member.name, sampling))) for sampling in first.samplings]
+        rows.append(f"| {member.name} | {' | '.join(cells)} |")
+    return "\n".join([head, *rows])
+
+
+def _own(results: Results, name: str, sampling: str) -> str:
+    own = list(values(results, name, sampling).values())
+    return shown(mean_interval(np.asarray(own))._asdict()) if len(own) >= 2 else "not run twice"
+
+
+def _cell(difference: Difference | None) -> str:
+    if difference is None:
+        return "not run twice"
+    text = shown(difference.interval._asdict())
+    return text if verdict(difference) == "undecided" else f"{text} {verdict(difference)}"
+
+
+def difference_figure(sweep: str, results: Results, sampling: str) -> "Figure":
+    """Paired differences of all runs sampled in one way, with their intervals; left of zero is better."""
+    from theory.canvas import BLACK, BLUE, VERMILION, new_figure
+
+    found = [one for one in differences(sweep, results) if one.sampling == sampling]
+    figure, (axes,) = new_figure(size=(5.2, 1.2 + 0.24 * len(found)))
+    colours = {"better": BLUE, "worse": VERMILION, "undecided": BLACK}
+    for place, one in enumerate(reversed(found)):
+        low, value, high = (float(end) for end in (one.interval.low, one.interval.value, one.interval.high))
+        colour = colours[verdict(one)]
+        axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
+        axes.plot([value], [place], "o", color=colour, markersize=4.5)
+    axes.axvline(0.0, color=BLACK, linewidth=0.8)
+    axes.set_yticks(np.arange(len(found)), [one.name for one in reversed(found)], fontsize=8)
+    axes.set(xlabel=f"debiased $W_2^2$ per class, minus that of {SWEEPS[sweep]()[0].name}", title=sampling)
+    return figure
