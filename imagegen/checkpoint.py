@@ -31,18 +31,19 @@ def _like(tree: PyTree, leaves: dict[str, Any]) -> PyTree:
 class Checkpoints:
     """The checkpoints of a run, in a folder.
 
-    **Arguments:** `folder` (made if missing); `keep` >= 1: how many of the newest are kept.
+    **Arguments:** `folder` (made if missing); `keep` >= 1: how many of the newest are kept; `read_only`: nothing is
+    made or removed.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, *, read_only: bool = False) -> None:
         """Open the folder."""
         import orbax.checkpoint as ocp
 
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        kept = None if read_only else keep
+        options = ocp.CheckpointManagerOptions(max_to_keep=kept, create=not read_only, read_only=read_only)
         self._manager = ocp.CheckpointManager(
             folder.resolve(), options=options, item_handlers=ocp.StandardCheckpointHandler()
         )
-        self._folder = folder
 
     def latest(self) -> int | None:
         """The newest step, or None."""
@@ -54,11 +55,10 @@ class Checkpoints:
         return sorted(int(step) for step in self._manager.all_steps())
 
     def save(self, step: int, state: PyTree) -> None:
-        """Write the state in the background; it may be used up meanwhile. Raises `InputError` for a full disk."""
+        """Write the state in the background; it may be used up meanwhile."""
         import orbax.checkpoint as ocp
 
-        with _explained(self._folder):
-            self._manager.save(step, args=ocp.args.StandardSave(named(state)))
+        self._manager.save(step, args=ocp.args.StandardSave(named(state)))
 
     def restore(self, step: int, like: PyTree) -> PyTree:
         """The state of that step, with the structure, shapes, types and shardings of `like` (arrays or their shapes).
@@ -75,26 +75,24 @@ class Checkpoints:
         return _like(like, self._manager.restore(step, args=ocp.args.StandardRestore(wanted)))
 
     def finish(self) -> None:
-        """Wait until everything is written. Raises `InputError` where the disk was full."""
-        with _explained(self._folder):
-            self._manager.wait_until_finished()
+        """Wait until everything is written."""
+        self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, and stop the threads. Raises `InputError` where the disk was full."""
-        with _explained(self._folder):
-            self._manager.close()
+        """Wait, and stop the threads."""
+        self._manager.close()
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """A full disk in words: the checkpoint before it is whole."""
+def full_disk_explained(folder: Path) -> Iterator[None]:
+    """Within it a full disk raises `InputError`, which says what is kept and what to do."""
     try:
         yield
     except Exception as error:
         if _is_full(error):
             raise InputError(
-                f"{folder}: no space left on the disk for a checkpoint. The ones before it are whole: free some space "
-                "and give the same command again to go on."
+                f"{folder}: no space left on the disk. The checkpoints written before are whole: free some space and "
+                "give the same command again to go on."
             ) from error
         raise
 

@@ -7,9 +7,11 @@ contradictory values before anything is loaded. A run is known by its config: tw
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+from imagegen._files import write_whole
 from imagegen._names import require_one_of
 from theory._checks import InputError, require
 
@@ -52,7 +54,8 @@ class Config:
 
     **Optimisation**: Adam(W) with `learning_rate` > 0 after `warmup` steps of rise, then constant or a `cosine` to 0;
     `weight_decay`; gradients clipped to the norm `clip`; `batch` in `accumulate` parts; `steps` in all; `ema`: decays
-    of the averages of weights; `stop_after` steps with non-finite gradients in a row the run stops.
+    of the averages of weights, which warm up: within 400 steps all decays above 0.978 give the same; after `stop_after`
+    steps in a row with non-finite gradients, seen at a logged step, the run stops.
 
     **Keeping**: `log_every` steps a line of metrics, `samples_every` a grid of samples (0: none), `checkpoint_every`
     a checkpoint (a multiple of `log_every`); `keep` checkpoints are kept. `fsdp`: devices that parameters are sharded
@@ -124,6 +127,8 @@ def check(config: Config) -> None:
 
 
 def _check_numbers(config: Config) -> None:
+    for name, value in dataclasses.asdict(config).items():
+        require(not isinstance(value, float) or math.isfinite(value), name, value, "finite")
     for name in ("degraded_share", "condition_share", "flip_share"):
         require(0 <= getattr(config, name) <= 1, name, getattr(config, name), "in [0, 1]")
     counts = ("batch", "accumulate", "steps", "stop_after", "log_every", "checkpoint_every", "keep", "fsdp")
@@ -145,6 +150,12 @@ def _check_agreement(config: Config) -> None:
         "flip_share": (config.flip_share > 0, config.flips != "none", "flips"),
         "degraded_share": (config.degraded_share > 0, config.degradation != "none", "degradation"),
     }
+    usual = Config()
+    for name in ("condition_drawn", "condition_share", "flips_drawn", "degradation_strength"):
+        parent = name.split("_")[0]
+        idle = getattr(config, parent) == "none" and getattr(config, name) != getattr(usual, name)
+        require(not idle, name, getattr(config, name), f"left out where {parent} is none")
+    require(config.condition_share > 0, "condition_share", config.condition_share, "above 0")
     for name, (strong, named, other) in pairs.items():
         allowed = f"above 0 exactly where {other} is not none ({other}={getattr(config, other)!r})"
         require(strong == named, name, getattr(config, name), allowed)
@@ -173,21 +184,36 @@ def _check_agreement(config: Config) -> None:
 
 def save(config: Config, file: Path) -> None:
     """Write the config as JSON."""
-    file.write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(dataclasses.asdict(config), indent=1) + "\n")
 
 
 def load(file: Path) -> Config:
     """Read a config as `save` writes it; raises `InputError` for a file that is not one, naming unknown fields."""
     require(file.is_file(), "run", file.parent, "the folder of a run, with a config.json")
     try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        values: Any = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"{file} is not JSON: {error}") from error
-    names = [field.name for field in dataclasses.fields(Config)]
+    require(isinstance(values, dict), str(file), f"JSON of a {type(values).__name__}", "a JSON object")
+    usual = dataclasses.asdict(Config())
     for name in values:
-        require_one_of(f"a field of {file.name}", name, names)
-    listed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        require_one_of(f"a field of {file.name}", name, usual)
+    absent = [name for name in usual if name not in values]
+    require(not absent, str(file), f"no {', '.join(absent)}", "a config with every field")
+    for name, value in values.items():
+        _require_type(f"{name} in {file.name}", value, usual[name])
+    listed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
     return Config(**listed)
+
+
+def _require_type(name: str, value: object, usual: object) -> None:
+    """The value must be of the usual one's type, as JSON has it; a whole number will do for a real one."""
+    kinds: tuple[type, ...] = (list,) if isinstance(usual, tuple) else (type(usual),)
+    kinds += (int,) * isinstance(usual, float)
+    fits = isinstance(value, kinds) and isinstance(value, bool) == isinstance(usual, bool)
+    require(fits, name, repr(value), f"of type {kinds[0].__name__}")
 
 
 def require_same(config: Config, before: Config) -> None:

@@ -33,13 +33,13 @@ STORED = Path(__file__).parent.parent / "experiments"
 
 
 def train_digits(folder: Path) -> None:
-    """Train the presets of `DIGITS` in `folder`, make and evaluate samples: what is done is not done again.
+    """Train the presets of `DIGITS` in `folder`, make and evaluate samples; only the evaluation is done again.
 
     Raises `RuntimeError` where a run failed; it has said why.
     """
     folder.mkdir(parents=True, exist_ok=True)
     script = "import sys; from imagegen.results import digits_run; digits_run(sys.argv[1], sys.argv[2])"
-    environment = {**os.environ, "JAX_ENABLE_X64": "0"}
+    environment = {**os.environ, "JAX_ENABLE_X64": "0", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # they share a GPU
     processes = {
         name: subprocess.Popen([sys.executable, "-c", script, name, str(folder / name)], env=environment)
         for name in DIGITS
@@ -72,7 +72,7 @@ def digits_result(folder: Path) -> Result:
     recognised = " and ".join(f"{figures[name]['accuracy']['value']:.0%}" for name in DIGITS)
     judge = evaluations[DIGITS[0]]["features"]["accuracy"]["value"]
     text = (
-        f"Trained here and now, 400 steps each from one seed: debiased $W_2^2$ per class {told}; a judge that is right "
+        f"Trained for this page, one seed, equal steps: debiased $W_2^2$ per class {told}; a judge that is right "
         f"on {judge:.0%} of held-out digits recognises {recognised} of the samples. Intervals are of one run's "
         f"{SAMPLES} samples, not over trainings: for those see the sweeps."
     )
@@ -120,7 +120,7 @@ def sweep_result(name: str, found: Sequence[dict[str, Any]]) -> Result:
         for sampling in first.samplings
     ]
     seconds = float(np.sum([one["seconds"] for one in found]))
-    points = [*details(name, found), f"{len(found)} runs in {seconds / 3600:.1f} hours of one core."]
+    points = [*details(name, found), f"{len(found)} runs in {seconds / 3600:.1f} hours of their own."]
     return Result(QUESTIONS[name], answer(name, found), figures, points)
 
 

@@ -10,8 +10,19 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from imagegen._files import write_whole
 from imagegen.run import Run, load_run
-from imagegen.sampling import BATCH, SamplerConfig, evenly, generate, save_grid, to_bytes, walk
+from imagegen.sampling import (
+    BATCH,
+    SamplerConfig,
+    evenly,
+    generate,
+    require_null,
+    sampling_key,
+    save_grid,
+    to_bytes,
+    walk,
+)  # fmt: skip
 from theory._checks import make_folder, require
 
 SHOWN = 100
@@ -47,18 +58,20 @@ def make_samples(
     from them. Raises `InputError` for classes that the run has not got, an `out` with other samples, and as `load_run`.
     """
     run = load_run(folder, step=step, ema=ema)
+    require_null(how, run.config.null_rate)
     conds = evenly(_classes(run, classes), number)
     target = out if out is not None else folder / f"samples-{run.step}"
     make_folder("out", target / "parts")
     _require_same(target / "samples.json", {
-        "run": str(folder), "step": run.step, "ema": ema or run.config.ema[-1], "number": number, "seed": seed,
+        "config": dataclasses.asdict(run.config), "step": run.step,
+        "ema": run.config.ema[-1] if ema is None else ema, "number": number, "seed": seed,
         "classes": list(_classes(run, classes)), **dataclasses.asdict(how),
     })  # fmt: skip
     parts = []
     for low in tqdm(range(0, number, BATCH), desc="sampling", unit="batch", disable=None):
         file = target / "parts" / f"{low:08d}.npy"
         if not file.exists():
-            key = jax.random.fold_in(jax.random.key(seed), low)
+            key = jax.random.fold_in(sampling_key(seed), low)
             images = generate(run.denoiser, run.statistics.shape, conds[low : low + BATCH], key, how)
             with file.with_suffix(".partial").open("wb") as stream:
                 np.save(stream, images)
@@ -72,11 +85,11 @@ def make_samples(
 
 def _require_same(file: Path, values: dict[str, object]) -> None:
     """Parts made otherwise are not gone on from."""
-    text = json.dumps(values, indent=1)
+    text = json.dumps(values, indent=1) + "\n"
     if file.exists():
         same = json.loads(file.read_text(encoding="utf-8")) == json.loads(text)
         require(same, "out", file.parent, "a folder without samples made otherwise (see its samples.json)")
-    file.write_text(text + "\n", encoding="utf-8")
+    write_whole(file, text)
 
 
 def make_walk(
@@ -95,8 +108,9 @@ def make_walk(
     Raises `InputError` as `make_samples`.
     """
     run = load_run(folder, step=step, ema=ema)
+    require_null(how, run.config.null_rate)
     label = _classes(run, classes)[0]
-    images = walk(run.denoiser, run.statistics.shape, label, jax.random.key(seed), how, number)
+    images = walk(run.denoiser, run.statistics.shape, label, sampling_key(seed), how, number)
     target = out if out is not None else folder / f"samples-{run.step}"
     make_folder("out", target)
     _save_grid(run, images, target / f"walk-{label}.png", 10)

@@ -48,6 +48,16 @@ class SamplerConfig:
         require(0 <= start <= end <= 1, "interval", self.interval, "(start, end) with 0 <= start <= end <= 1")
 
 
+def sampling_key(seed: int) -> Key[Array, ""]:
+    """The key of everything sampled with a seed, 0 ... 2^32 - 1: apart from those that training draws with the same."""
+    return jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
+
+
+def require_null(how: SamplerConfig, null_rate: float) -> None:
+    """Raise `InputError` for guidance by a model that was never trained without a condition."""
+    require(how.guidance == 0 or null_rate > 0, "guidance", how.guidance, "0 for a run trained with null_rate=0")
+
+
 def generate(
     denoiser: ModelDenoiser,
     shape: tuple[int, int, int],
@@ -89,7 +99,7 @@ def _noise(
     """x_t without data at the first time: what a path that ends in noise ends in."""
 
     def one(key: Key[Array, ""]) -> Float[Array, "h w c"]:
-        return path.corrupt(jnp.zeros(shape), t, jax.random.normal(key, shape))
+        return path.corrupt(jnp.zeros(shape, jnp.float32), t, jax.random.normal(key, shape, jnp.float32))
 
     return jax.vmap(one)(keys)
 
@@ -103,16 +113,16 @@ def walk(
     count: int,
 ) -> Float[np.ndarray, "count h w c"]:
     """Images of class `label` along a circle of starting noise, cos θ z_1 + sin θ z_2 with θ in `count` >= 1 equal
-    steps of 2π/count: every start is N(0, I), and the last image is next to the first. Meant for samplers that add no
-    noise. Raises `ValueError` as `generate` does.
+    steps of 2π/count: every start has the law of the sampler's start, and the last image is next to the first. Meant
+    for samplers that add no noise. Raises `ValueError` as `generate` does.
     """
     path, times = denoiser.path, _times(denoiser.path, how)
-    z1, z2 = _noise(path, jax.random.split(key), times[0], shape)
+    key_start, key_steps = jax.random.split(key)
+    z1, z2 = _noise(path, jax.random.split(key_start), times[0], shape)
     angle = 2 * jnp.pi * jnp.arange(count, dtype=jnp.float32)[:, None, None, None] / count
     starts = jnp.cos(angle) * z1 + jnp.sin(angle) * z2
-    return np.asarray(
-        sample(_guided(denoiser, how), path, SAMPLERS[how.sampler], times, starts, key, jnp.full(count, label))
-    )
+    conds, guided = jnp.full(count, label), _guided(denoiser, how)
+    return np.asarray(sample(guided, path, SAMPLERS[how.sampler], times, starts, key_steps, conds))
 
 
 def to_bytes(images: Float[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h w c"]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from imagegen._files import write_whole
 from imagegen.data.source import Source
 from theory._checks import require
 from theory.spectra import power_spectrum
@@ -50,7 +51,7 @@ def statistics_of(source: Source) -> Statistics:
 def save(statistics: Statistics, file: Path) -> None:
     """Write them as JSON."""
     values = {**statistics._asdict(), "prior": statistics.prior.tolist(), "spectrum": statistics.spectrum.tolist()}
-    file.write_text(json.dumps(values) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(values) + "\n")
 
 
 def load(file: Path) -> Statistics:
@@ -59,3 +60,13 @@ def load(file: Path) -> Statistics:
     values = json.loads(file.read_text(encoding="utf-8"))
     shape, names = tuple(values["shape"]), tuple(values["class_names"])
     return Statistics(shape, names, np.asarray(values["prior"]), np.asarray(values["spectrum"]), values["std"])
+
+
+def require_same(statistics: Statistics, before: Statistics) -> None:
+    """Raise `InputError` where a run's data were others than now."""
+    same = statistics.shape == before.shape and statistics.class_names == before.class_names
+    for now, then in ((statistics.prior, before.prior), (statistics.spectrum, before.spectrum)):
+        same = same and now.shape == then.shape and bool(np.allclose(now, then, rtol=1e-6))
+    require(
+        same, "data", "other images than the run in this folder was trained on", "the same, or choose another --out"
+    )

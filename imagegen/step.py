@@ -95,6 +95,7 @@ def make_optimiser(config: Config) -> optax.GradientTransformation:
 
 def make_mesh(config: Config, devices: Sequence[jax.Device]) -> Mesh:
     """Mesh (data, fsdp) of the devices. Raises `ValueError` where they, or the batch, do not divide."""
+    require(jax.process_count() == 1, "processes", jax.process_count(), "1: training on many hosts is not written yet")
     count, parts = len(devices), config.accumulate
     require(count % config.fsdp == 0, "fsdp", config.fsdp, f"a divisor of the number of devices, {count}")
     require(config.batch % (count * parts) == 0, "batch", config.batch, f"divisible by {count} devices x {parts} parts")

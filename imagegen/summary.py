@@ -22,6 +22,7 @@ def write_summary(folder: Path) -> Path:
     config, metrics = configs.load(folder / "config.json"), read_lines(folder / "metrics.jsonl")
     save(loss_figure(metrics), folder / "loss.png")
     last, speed = metrics[-1], read_lines(folder / "speed.jsonl")
+    loss = "not finite" if last["loss"] is None else f"{last['loss']:.4f}"
     rate = float(np.median([line["images_per_second"] for line in speed]))
     skipped = f" {last['skipped']} steps were left out for gradients that were not finite." if last["skipped"] else ""
     grids = sorted((folder / "samples").glob("*.png"))
@@ -30,7 +31,7 @@ def write_summary(folder: Path) -> Path:
         f"# {folder.name}",
         "",
         f"{config.network} on {config.data}, {last['step']} steps of {config.batch} images, {rate:.0f} images/s "
-        f"(median). Loss of the last batch {last['loss']:.4f}.{skipped}",
+        f"(median). Loss of the last batch {loss}.{skipped}",
         "",
         *shown,
         "![Loss by step](loss.png)",
@@ -56,8 +57,9 @@ def loss_figure(metrics: Sequence[Mapping[str, Any]]) -> "Figure":
 
     figure, (upper, lower) = new_figure(rows=2, share_x=True)
     steps = [line["step"] for line in metrics]
-    upper.plot(steps, [line["loss"] for line in metrics], color=BLUE)
+    upper.plot(steps, [np.nan if line["loss"] is None else line["loss"] for line in metrics], color=BLUE)
     upper.set(ylabel="loss of one batch")
-    lower.plot(steps, [line["grad_norm"] for line in metrics], color=VERMILION)
+    norms = [np.nan if line["grad_norm"] is None else line["grad_norm"] for line in metrics]
+    lower.plot(steps, norms, color=VERMILION)
     lower.set(xlabel="step", ylabel="norm of the gradient", yscale="log")
     return figure

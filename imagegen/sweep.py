@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.source import Source
 from imagegen.evaluate import evaluate_samples
@@ -25,7 +26,7 @@ from imagegen.features import train_features
 from imagegen.run import load_run
 from imagegen.sampling import evenly, generate
 from imagegen.sweeps import SEEDS, SWEEPS, Member
-from imagegen.training import train
+from imagegen.training import Stopped, train
 from sim.experiments.base import plain
 from theory._checks import make_folder, require
 
@@ -75,15 +76,34 @@ def _made(member: Member, seed: int) -> dict[str, Any]:
 
 
 def _require_same(file: Path, made: dict[str, Any]) -> None:
+    """A result of another config is refused; fields that have come since then had their usual values."""
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
+        usual: Any = plain(dataclasses.asdict(Config()))
+        before["config"] = {**usual, **before["config"]}
         same = all(before[name] == value for name, value in made.items())
         require(same, "out", file, "a folder without results of other configs (this file is one)")
 
 
 def run_member(member: Member, seed: int, device: jax.Device | None = None) -> dict[str, Any]:
-    """Train one run, sample it in every way, evaluate; the result as JSON can hold it."""
-    config, began = dataclasses.replace(member.config, seed=seed), time.perf_counter()
+    """Train one run, sample it in every way, evaluate; the result as JSON can hold it.
+
+    A run whose training stopped itself has `failed`, the message, and no evaluations.
+    """
+    began = time.perf_counter()
+    try:
+        found = _found(member, seed, device)
+    except Stopped as error:
+        found = {"failed": str(error), "evaluations": {}}
+    return {
+        "name": member.name, "group": member.group, "strength": member.strength, "seed": seed, **_made(member, seed),
+        **found, "seconds": round(time.perf_counter() - began, 1), "device": jax.devices()[0].device_kind,
+        "versions": {package: metadata.version(package) for package in ("patina-diffusion", "jax", "equinox", "optax")},
+    }  # fmt: skip
+
+
+def _found(member: Member, seed: int, device: jax.Device | None) -> dict[str, Any]:
+    config = dataclasses.replace(member.config, seed=seed)
     known, held_out = (make_source(config.data, split) for split in ("train", "test"))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run"
@@ -97,12 +117,7 @@ def run_member(member: Member, seed: int, device: jax.Device | None = None) -> d
         images = generate(run.denoiser, known.shape, labels, jax.random.key(1000 + seed), how)
         evaluations[name] = _evaluated(np.clip(images, -1, 1), labels, known, held_out, seed)
     norms = np.linalg.norm(np.asarray(run.denoiser.model.table), axis=1)
-    return {
-        "name": member.name, "group": member.group, "strength": member.strength, "seed": seed, **_made(member, seed),
-        "evaluations": evaluations, "losses": losses, "embedding_norms": plain(norms),
-        "seconds": round(time.perf_counter() - began, 1), "device": jax.devices()[0].device_kind,
-        "versions": {package: metadata.version(package) for package in ("patina-diffusion", "jax", "equinox", "optax")},
-    }  # fmt: skip
+    return {"evaluations": evaluations, "losses": losses, "embedding_norms": plain(norms)}
 
 
 def _evaluated(images: np.ndarray, labels: np.ndarray, known: Source, held_out: Source, seed: int) -> dict[str, Any]:
@@ -110,11 +125,12 @@ def _evaluated(images: np.ndarray, labels: np.ndarray, known: Source, held_out: 
 
 
 def results(name: str, folder: Path, *, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
-    """The results of a sweep that are there."""
+    """The results of a sweep that are there. Raises `InputError` for one of another config."""
     for seed in range(seeds):
         for member in members(name):
             file = result_file(folder, member, seed)
             if file.exists():
+                _require_same(file, _made(member, seed))
                 yield json.loads(file.read_text(encoding="utf-8"))
 
 

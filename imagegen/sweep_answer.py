@@ -1,8 +1,9 @@
-"""What a sweep found: every run against the sweep's first, by paired differences over the seeds that both have.
+"""What a sweep found: every run against a reference, the sweep's first, by paired differences over shared seeds.
 
-A difference is of debiased figures, run minus first, and has Student's 95 % interval over the seeds. It is *better* or
-*worse* where the whole interval says so, *undecided* otherwise. With dozens of runs some are called better or worse by
-chance alone: about one in 40 each way.
+A difference is of debiased figures, run minus reference, and has Student's 95 % interval over the seeds: that is over
+training, sampling and the cut into halves, for the same held-out images throughout. It is *better* or *worse* where the
+whole interval says so, *undecided* otherwise. With dozens of runs some are called better or worse by chance alone:
+about one in 40 each way. A run of which a seed failed is not compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ QUESTIONS = {
     "digits-paths": "Which corruption path trains the better image model?",
     "digits-ambient": "Does low-quality data help at the right noise levels?",
 }
+ALSO = {"digits-ambient": ("everything",)}
+"""Further references: whether the gate helps is seen beside training on everything ungated."""
 Results = Sequence[Mapping[str, Any]]
 
 
@@ -39,17 +42,22 @@ class Difference(NamedTuple):
 
 
 def values(results: Results, name: str, sampling: str, figure: str = FIGURE) -> dict[int, float]:
-    """The debiased figure of a run, by seed."""
-    return {r["seed"]: r["evaluations"][sampling]["figures"][figure]["debiased"] for r in results if r["name"] == name}
+    """The debiased figure of a run, by seed; empty where a seed of it failed."""
+    own = [one for one in results if one["name"] == name]
+    if any("failed" in one for one in own):
+        return {}
+    return {one["seed"]: one["evaluations"][sampling]["figures"][figure]["debiased"] for one in own}
 
 
-def differences(sweep: str, results: Results, figure: str = FIGURE) -> list[Difference]:
-    """Every run and sampling that shares at least two seeds with the sweep's first run."""
-    first, *others = SWEEPS[sweep]()
-    found = []
-    for member in others:
-        for sampling in member.samplings:
-            one, other = (values(results, name, sampling, figure) for name in (member.name, first.name))
+def differences(
+    sweep: str, results: Results, figure: str = FIGURE, *, reference: str | None = None
+) -> list[Difference]:
+    """Every run and sampling that shares at least two seeds with the reference, by default the sweep's first run."""
+    members = SWEEPS[sweep]()
+    against, found = reference or members[0].name, []
+    for member in members:
+        for sampling in member.samplings if member.name != against else ():
+            one, other = (values(results, name, sampling, figure) for name in (member.name, against))
             seeds = sorted(one.keys() & other.keys())
             if len(seeds) >= 2:
                 pairs = np.array([[one[s], other[s]] for s in seeds])
@@ -70,30 +78,47 @@ def answer(sweep: str, results: Results) -> str:
         return "Not run with two seeds yet."
     words = [verdict(one) for one in found]
     counts = ", ".join(f"{words.count(word)} {word}" for word in ("better", "worse", "undecided"))
-    best = min(found, key=lambda one: one.interval.value)
-    first, seeds = SWEEPS[sweep]()[0].name, max(one.seeds for one in found)
+    first = SWEEPS[sweep]()[0]
+    fewest, most = min(one.seeds for one in found), max(one.seeds for one in found)
     return (
-        f"Of {len(found)} runs and samplings compared with {first} in debiased W2² per class, {counts} "
-        f"({seeds} seeds, 95 % intervals); the lowest is {best.name} at {best.sampling}, by "
-        f"{shown(best.interval._asdict())}."
+        f"Of {len(found)} runs and samplings compared with {first.name} in debiased W2² per class, {counts} "
+        f"({fewest if fewest == most else f'{fewest} to {most}'} seeds, 95 % intervals); "
+        f"{'; '.join(_lowest(sweep, results, sampling) for sampling in first.samplings)}."
     )
 
 
+def _lowest(sweep: str, results: Results, sampling: str) -> str:
+    """The run of the lowest mean over the reference's seeds, itself among them: chosen as such, so flattered."""
+    first, *others = (member.name for member in SWEEPS[sweep]())
+    seeds = values(results, first, sampling).keys()
+    if len(seeds) < 2:
+        return f"at {sampling} {first} has not run twice"
+    tables = {name: values(results, name, sampling) for name in (first, *others)}
+    means = {name: np.mean([own[s] for s in seeds]) for name, own in tables.items() if seeds <= own.keys()}
+    best = min(means, key=means.__getitem__)
+    beside = "" if best == first else f" against {means[first]:.3g}"
+    return f"at {sampling} the lowest mean of {len(means)} is {best}'s, {means[best]:.3g}{beside}"
+
+
 def details(sweep: str, results: Results) -> list[str]:
-    """The first run itself, and those whose interval excludes zero, a sentence for each way of sampling."""
-    found, told = differences(sweep, results), []
-    first = SWEEPS[sweep]()[0]
+    """The reference itself, and those whose interval excludes zero, a sentence for each way of sampling; the same
+    against the other references; what failed.
+    """
+    first, told = SWEEPS[sweep]()[0], []
     for sampling in first.samplings:
         own = list(values(results, first.name, sampling).values())
-        if len(own) < 2:
-            continue
-        told.append(f"{sampling}: {first.name} has {shown(mean_interval(np.asarray(own))._asdict())}.")
-        for word in ("better", "worse"):
-            named = [f"{d.name} {shown(d.interval._asdict())}" for d in found
-                     if d.sampling == sampling and verdict(d) == word]  # fmt: skip
-            if named:
-                told.append(f"{sampling}, {word}: {'; '.join(named)}.")
-    return told
+        if len(own) >= 2:
+            told.append(f"{sampling}: {first.name} has {shown(mean_interval(np.asarray(own))._asdict())}.")
+    for reference in (first.name, *ALSO.get(sweep, ())):
+        found = differences(sweep, results, reference=reference)
+        for sampling in first.samplings:
+            for word in ("better", "worse"):
+                named = [f"{d.name} {shown(d.interval._asdict())}" for d in found
+                         if d.sampling == sampling and verdict(d) == word]  # fmt: skip
+                if named:
+                    told.append(f"{sampling}, {word} than {reference}: {'; '.join(named)}.")
+    failed = [f"{one['name']} (seed {one['seed']})" for one in results if "failed" in one]
+    return [*told, f"Failed: {', '.join(failed)}."] if failed else told
 
 
 def table(sweep: str, results: Results) -> str:

@@ -1,6 +1,6 @@
 """The experiments on real images, as tables of runs: what is trained, how it is sampled.
 
-Every run of a sweep differs from its first, `clean`, in the fields named, and is repeated with several seeds; a seed
+Every run of a sweep differs from its first in the fields named, and is repeated with several seeds; a seed
 draws initial weights, batches, noise and what is corrupted, so runs of one seed are paired. Guidance is w >= 0, the
 usual scale minus 1.
 """

@@ -25,13 +25,13 @@ from tqdm import tqdm
 
 from imagegen import config as configs
 from imagegen import statistics
-from imagegen.checkpoint import Checkpoints, require_space
+from imagegen.checkpoint import Checkpoints, full_disk_explained, require_space
 from imagegen.config import Config
 from imagegen.data.loading import batches
 from imagegen.data.source import Source, check_source
 from imagegen.networks.registry import forward_flops
 from imagegen.run import average_denoiser
-from imagegen.sampling import SamplerConfig, evenly, generate, save_grid
+from imagegen.sampling import SamplerConfig, evenly, generate, sampling_key, save_grid
 from imagegen.step import (
     Metrics,
     State,
@@ -73,12 +73,15 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     source = training_source(config)
     check_source(source)
     known = statistics.statistics_of(source)
+    if (folder / "statistics.json").exists():
+        statistics.require_same(known, statistics.load(folder / "statistics.json"))
     task, state = make_task(config, known)
     make_folder("out", folder)
-    require_space(folder, state, config.keep + 1)
-    configs.save(config, folder / "config.json")
-    statistics.save(known, folder / "statistics.json")
-    return _Run(config, folder, source, task, mesh, make_gates(config, source, task.path)).to_the_end(state)
+    run = _Run(config, folder, source, task, mesh, make_gates(config, source, task.path))
+    with full_disk_explained(folder):
+        configs.save(config, folder / "config.json")
+        statistics.save(known, folder / "statistics.json")
+        return run.to_the_end(state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,8 @@ class _Run:
         try:
             state = jax.device_put(state, state_shardings(self.mesh, state))
             done = checkpoints.latest() or 0
+            if done < self.config.steps:
+                require_space(self.folder, state, max(1, self.config.keep + 1 - len(checkpoints.all())))
             if done:
                 state = checkpoints.restore(done, state)
             _truncate(self.folder / "metrics.jsonl", done)
@@ -125,10 +130,10 @@ class _Run:
                     clock, before = now, number
                     if seen["skipped_in_a_row"] >= config.stop_after:
                         raise Stopped(_broken(seen, number, self.folder))
-                if number % config.checkpoint_every == 0 or number == config.steps:
-                    checkpoints.save(number, state)
                 if config.samples_every and (number % config.samples_every == 0 or number == config.steps):
                     self._show(state, number)
+                if number % config.checkpoint_every == 0 or number == config.steps:
+                    checkpoints.save(number, state)
         return state
 
     def _batches(self, done: int) -> Iterator[dict[str, Any]]:
@@ -147,7 +152,9 @@ class _Run:
     def _log(self, number: int, metrics: Metrics) -> dict[str, Any]:
         """Wait for the step's numbers and write them."""
         values: Any = plain({"step": number, **metrics._asdict()})
-        values["learning_rate"] = float(schedule(self.config)(number - 1))
+        values["learning_rate"] = float(
+            schedule(self.config)(number - 1 - values["skipped"])
+        )  # skipped steps do not count
         _append(self.folder / "metrics.jsonl", values)
         return values
 
@@ -165,7 +172,7 @@ class _Run:
         columns = min(self.source.classes, 16)
         conds = evenly(range(columns), ROWS * columns)
         denoiser = average_denoiser(self.task, state)
-        images = generate(denoiser, self.source.shape, conds, jax.random.key(self.config.seed), SamplerConfig(steps=20))
+        images = generate(denoiser, self.source.shape, conds, sampling_key(self.config.seed), SamplerConfig(steps=20))
         file = self.folder / "samples" / f"step-{number:07d}.png"
         save_grid(images, file, columns=columns, enlarge=max(1, 64 // self.source.shape[0]))
 

@@ -10,6 +10,7 @@ from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.degrade import Degraded, make_degradation
 from imagegen.data.source import ArraySource, Source, in_memory
+from theory._checks import require
 from theory.gates import gate_times
 from theory.path_base import Path
 
@@ -30,11 +31,16 @@ def training_source(config: Config) -> Source:
 
 
 def make_gates(config: Config, source: Source, path: Path) -> Gates | None:
-    """The gates of all images where the run trains gated: degraded ones open at `sigma_min`; else None."""
+    """The gates of all images where the run trains gated: degraded ones open at `sigma_min`; else None.
+
+    Raises `ValueError` where they would never open.
+    """
     if config.train_on != "gated":
         return None
     degraded = np.array([source[index]["degraded"] for index in range(len(source))])
     times = gate_times(path, np.where(degraded, config.sigma_min, 0.0))
+    opens = bool(np.isfinite(np.asarray(times.t_open)[degraded]).all())
+    require(opens, "sigma_min", config.sigma_min, f"low enough for the path {config.path} to open the gate")
     return {name: np.asarray(getattr(times, name), np.float32) for name in ("t_max", "t_n", "t_open")}
 
 

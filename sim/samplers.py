@@ -31,7 +31,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from sim.sampler_base import Move, Point, Sampler, ddim_step, point
 from theory._checks import is_concrete, require
@@ -51,6 +51,11 @@ class DDIM(Sampler):
         return ddim_step(xt, move), None
 
 
+def _as_leaf(value: Float[ArrayLike, ""]) -> Float[ArrayLike, ""]:
+    """An array, which compiled programs take as data; on the host, so that importing this module starts no device."""
+    return value if isinstance(value, jax.Array) else np.asarray(value, float)
+
+
 class Ancestral(Sampler):
     """DDIM (stochasticity 0) to ancestral sampling (1), with a fixed variance or, for Gaussian data, the exact one.
 
@@ -60,7 +65,7 @@ class Ancestral(Sampler):
     Raises `ValueError` outside these ranges. Sources: Ho et al. 2020, section 3.2; Bao et al. 2022, theorem 1.
     """
 
-    stochasticity: float | Float[Array, ""] = eqx.field(default=1.0, converter=jnp.asarray)
+    stochasticity: Float[ArrayLike, ""] = eqx.field(default=1.0, converter=_as_leaf)
     variance: Variance | Float[Array, "..."] = "small"
     noisy_end: bool = eqx.field(default=False, static=True)
     needs_signal: ClassVar[bool] = False
@@ -69,7 +74,7 @@ class Ancestral(Sampler):
     def __check_init__(self) -> None:
         """Check the ranges."""
         if is_concrete(self.stochasticity):
-            require(0 <= float(self.stochasticity) <= 1, "stochasticity", self.stochasticity, "in [0, 1]")
+            require(0 <= float(np.asarray(self.stochasticity)) <= 1, "stochasticity", self.stochasticity, "in [0, 1]")
         if isinstance(self.variance, str):
             allowed = "small, large or the data's variance"
             require(self.variance in ("small", "large"), "variance", repr(self.variance), allowed)

@@ -30,8 +30,21 @@ def test_list_as_json(capsys):
     assert [row["id"] for row in json.loads(capsys.readouterr().out)] == list(CLAIMS)
 
 
-def test_check_prints_a_table_with_verdicts(capsys):
+def test_check_prints_a_table_with_verdicts(capsys, monkeypatch):
+    """Decided in this process; by workers, as a user has it, in the next test."""
+    from theory import verdicts
+
+    asked = []
+
+    def here(claims, **options):
+        from theory.claims.decide import decide
+
+        asked.append(options)
+        return [decide(claim, cases=options["cases"]) for claim in claims]
+
+    monkeypatch.setattr(verdicts, "decide_with_progress", here)
     assert main(["check", "AO-B", "AO-B*", "--cases", "20", "--workers", "1"]) == 0
+    assert asked == [{"cases": 20, "seed": 0, "workers": 1}]
     printed = capsys.readouterr().out
     assert "AO-B*" in printed
     assert "2 claims: 1 proved, 0 verified, 1 fail" in printed

@@ -288,8 +288,8 @@ def test_second_derivative_at_equality_is_the_bures_metric():
     np.testing.assert_allclose(jax.jit(jax.grad(jax.grad(curve)))(0.0), expected, rtol=1e-12)
 
 
-def test_large_dimension():
-    d = 512
+@pytest.mark.parametrize("d", [128, pytest.param(512, marks=pytest.mark.slow)])
+def test_large_dimension(d):
     stds = np.random.default_rng(0).random((2, d)) + 0.1
     basis = np.linalg.qr(np.random.default_rng(1).standard_normal((d, d)))[0]
     p, q = (Gaussian(np.zeros(d), (basis * s**2) @ basis.T) for s in stds)

@@ -348,9 +348,10 @@ def test_the_guided_flow_is_as_exact_as_the_claims_assume():
 # --- claims and bad input
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 def test_claims_at_a_few_cases(claim):
-    """Twenty small cases each: the whole domain is attacked in test_claims."""
+    """Twenty small cases each: the whole domain is attacked in test_claims, without `-m slow` too."""
     draws = claim.domain.draws(np.random.default_rng(3))
     fixed = {"d": 2} if "d" in claim.domain.parameters else {}
     margins = [claim.check({**next(draws), **fixed}).margin for _ in range(20)]

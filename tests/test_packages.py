@@ -44,6 +44,7 @@ def settings():
         "matplotlib": {k: str(v) for k, v in matplotlib.rcParams.items()},
         "environment": dict(os.environ),
         "logging": logging.getLogger().level,
+        "devices started": jax._src.xla_bridge.backends_are_initialized(),  # before jax.distributed could be
     }
 """
 

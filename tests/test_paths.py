@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.strategies import SOME_PATHS
 from theory.gaussian import Gaussian
 from theory.mixture import GaussianMixture
 from theory.path_base import SpectralPath
@@ -33,6 +34,8 @@ SPECTRUM = PowerLaw(1.59, 0.0086, 2.0).spectrum(SHAPE)
 EPS = float(np.finfo(np.float64).eps)
 times = st.floats(0.02, 0.98)
 each_path = pytest.mark.parametrize("name", sorted(PATHS))
+some_paths = pytest.mark.parametrize("name", SOME_PATHS)
+"""For what scalar, or spectral, paths have from the one class they share."""
 
 
 @cache
@@ -108,7 +111,7 @@ def test_gate_is_infinite_where_the_path_never_gets_there():
         VPCosine().t_min(-1.0)
 
 
-@each_path
+@some_paths
 def test_basis_is_orthonormal_and_inverts(name):
     path = make(name)
     x = jax.random.normal(jax.random.key(1), SHAPE)
@@ -117,7 +120,7 @@ def test_basis_is_orthonormal_and_inverts(name):
     np.testing.assert_allclose(jnp.sum(jnp.abs(coefficients) ** 2), jnp.sum(x**2), rtol=1e-14)
 
 
-@each_path
+@some_paths
 def test_corrupted_samples_follow_the_marginal(name):
     """First and second moments of 20000 corrupted samples against the exact law (fixed key, 6 standard errors)."""
     path, t, count, d = make(name), 0.3, 20_000, math.prod(SHAPE)
@@ -135,7 +138,7 @@ def test_corrupted_samples_follow_the_marginal(name):
     assert np.all(np.abs(np.cov(xt.T) - exact.cov) < 6 * spread)
 
 
-@each_path
+@some_paths
 def test_channels_share_gains(name):
     x = jax.random.normal(jax.random.key(2), (*SHAPE, 3))
     eps = jax.random.normal(jax.random.key(4), x.shape)
@@ -147,7 +150,7 @@ def test_channels_share_gains(name):
     np.testing.assert_allclose(marginal(flat, 0.4).mean, corrupt(x, 0.4, 0 * eps).ravel(), atol=1e-13)
 
 
-@each_path
+@some_paths
 def test_mixture_marginal_is_the_mixture_of_marginals(name):
     d, marginal = math.prod(SHAPE), compiled(name, "marginal")
     means = jnp.stack([jnp.zeros(d), jnp.linspace(-1, 1, d)])

@@ -1,5 +1,6 @@
 """sim.conditions: exact class posteriors against the operators' own samplers, quadrature and closed forms."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,17 +28,18 @@ CODES = jnp.array([[0.0, 0.0], [0.4, -0.2], [1.0, 0.7]])
 ONE_HOT = jnp.eye(3)
 
 
+@eqx.filter_jit
 def drawn(operator, codes, n=40_000):
     """n draws of the training code per class, by the operator's own sampler: shape (K, n, d_emb)."""
     keys = jax.random.split(jax.random.key(3), (len(codes), n))
     return jax.vmap(jax.vmap(operator.sample, in_axes=(0, None)))(keys, codes)
 
 
-def counted(operator, codes, prior, shown, tolerance):
+def counted(draws, prior, shown, tolerance):
     """(share of each class, its standard error) among draws with every coordinate within `tolerance` of the code."""
-    near = jnp.max(jnp.abs(drawn(operator, codes) - shown), axis=2) <= tolerance
-    hits = np.asarray(jnp.mean(near, axis=1)) * np.asarray(prior)
-    errors = np.sqrt(np.asarray(jnp.mean(near, axis=1)) / near.shape[1]) * np.asarray(prior)
+    near = np.max(np.abs(draws - np.asarray(shown)), axis=2) <= tolerance
+    hits = np.mean(near, axis=1) * np.asarray(prior)
+    errors = np.sqrt(np.mean(near, axis=1) / near.shape[1]) * np.asarray(prior)
     return hits / hits.sum(), (errors + hits * errors.sum() / hits.sum()) / hits.sum()
 
 
@@ -71,9 +73,9 @@ def test_gaussian_codes_by_probabilities_of_a_small_box(gamma, shift):
 def test_continuous_laws_by_draws(operator, tolerance):
     """Draws within 0.12 of the code; densities vary by up to (0.12/std)²/3 ≈ 1 % over the box, uniform ones only at
     an edge: no edge of these cubes is within 0.12 of a code."""
-    table = np.asarray(seen_classes(operator, CODES, PRIOR))
+    table, draws = (np.asarray(a) for a in (seen_classes(operator, CODES, PRIOR), drawn(operator, CODES)))
     for c in range(3):
-        share, error = counted(operator, CODES, PRIOR, CODES[c], tolerance)
+        share, error = counted(draws, PRIOR, CODES[c], tolerance)
         assert np.all(np.abs(table[c] - share) <= 4.5 * error + 0.02), (c, table[c], share, error)
 
 
@@ -92,9 +94,9 @@ NESTED = jnp.array([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 2.0]])
 def test_dropout_of_nested_codes_by_draws():
     """Class 0's code is class 1's with a coordinate dropped, so dropout makes them look alike, one way."""
     operator, shown = Dropout(0.3), np.asarray(NESTED) / 0.7
-    table = np.asarray(seen_classes(operator, NESTED, PRIOR))
+    table, draws = (np.asarray(a) for a in (seen_classes(operator, NESTED, PRIOR), drawn(operator, NESTED)))
     for c in range(3):
-        share, error = counted(operator, NESTED, PRIOR, shown[c], 1e-9)
+        share, error = counted(draws, PRIOR, shown[c], 1e-9)
         assert np.all(np.abs(table[c] - share) <= 4.5 * error + 1e-12), (c, table[c], share)
     np.testing.assert_allclose(table[0, 1], 0.3 * 0.3 / (0.5 + 0.3 * 0.3), rtol=1e-12)
     np.testing.assert_allclose(table[1], [0, 1, 0], atol=1e-15)

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from sim.conversions import noise_of, score_of, velocity_of
 from sim.denoisers import Clipped, Guided, LinearDenoiser
 from sim.mixture_denoiser import MixtureDenoiser
-from tests.strategies import SOME_PATHS
+from tests.strategies import QUICK_PATHS, SOME_PATHS
 from theory.gaussian import Gaussian
 from theory.linear import PathDenoiser, corrupted_moments, drawn_moments, pooled_moments, shared_moments
 from theory.mixture import GaussianMixture
@@ -36,7 +36,29 @@ def mixture(kind="full", k=3, d=6, seed=0, spread=2.0):
 
 
 def gains(path, t, d=6):
+    return _gains(path, jnp.asarray(t), d)
+
+
+# Compiled as wholes: operation by operation they would be some hundred programs.
+@eqx.filter_jit
+def _gains(path, t, d):
     return path._matrix(path.signal(t), d), path._matrix(path.powers(t)[1], d)
+
+
+@eqx.filter_jit
+def drawn_from_marginal(law, A, N, key, shape=()):
+    return law.pushforward(A, N).sample(key, shape)
+
+
+@eqx.filter_jit
+def marginal_score(law, x, A, N):
+    return jax.grad(law.pushforward(A, N).log_prob)(x)
+
+
+score = eqx.filter_jit(score_of)
+velocity = eqx.filter_jit(velocity_of)
+noise = eqx.filter_jit(noise_of)
+corrupted = eqx.filter_jit(lambda path, x0, t, eps: path.corrupt(x0, t, eps))
 
 
 @eqx.filter_jit
@@ -54,15 +76,22 @@ def reference(law, x, A, N):
     return jax.vmap(lambda y: law.posterior_mean(y, A, N))(x)
 
 
-@pytest.mark.parametrize("name", SOME_PATHS)
-@pytest.mark.parametrize("kind", ["full", "diagonal", "isotropic"])
+# On a spectral path diagonal covariances run the program of full ones; two paths of each sort are enough by default.
+CASES = [
+    pytest.param(kind, name, marks=() if (kind == "full" and name in QUICK_PATHS) or name in few else pytest.mark.slow)
+    for kind, few in (("full", ()), ("diagonal", ("vp_linear", "bures")), ("isotropic", ("vp_linear", "shortest")))
+    for name in sorted(PATHS)
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
 def test_posterior_mean_is_theorys(name, kind):
     """Dense, on every path: float64 to 1e-10; float32 to a few hundred of its ε times the size of the data."""
     path, law = PATHS[name](even_spectrum()), mixture(kind)
     denoiser = MixtureDenoiser(path, law)
     for t in (0.02, 0.5, 0.95):
         A, N = gains(path, t)
-        x = law.pushforward(A, N).sample(jax.random.key(1), (5,))
+        x = drawn_from_marginal(law, A, N, jax.random.key(1), (5,))
         expected = reference(law, x, A, N)
         got = batch(denoiser, x.reshape(5, *GRID), jnp.asarray(t))
         np.testing.assert_allclose(got.reshape(5, 6), expected, atol=1e-10)
@@ -71,19 +100,16 @@ def test_posterior_mean_is_theorys(name, kind):
         np.testing.assert_allclose(low.reshape(5, 6), expected, atol=300 * 1.2e-7 * 5)
 
 
-@pytest.mark.parametrize("path", [VPCosine(), BuresPath(even_spectrum())], ids=["scalar", "spectral"])
+@pytest.mark.parametrize("path", [VPCosine(), ShortestPath(even_spectrum())], ids=["scalar", "spectral"])
 def test_tweedie(path):
     """x̂0 = (x + S² ∇ log p_t)/A with the score by automatic differentiation of the marginal's log-density."""
-    law = mixture(seed=2)
-    A, N = gains(path, 0.4)
-    marginal = law.pushforward(A, N)
-    x = marginal.sample(jax.random.key(0))
-    expected = jnp.linalg.solve(A, x + N @ jax.grad(marginal.log_prob)(x))
-    got = MixtureDenoiser(path, law)(x.reshape(GRID), 0.4, None)
-    np.testing.assert_allclose(got.reshape(6), expected, atol=1e-11)
-    np.testing.assert_allclose(
-        score_of(path, x.reshape(GRID), 0.4, got).reshape(6), jax.grad(marginal.log_prob)(x), atol=1e-10
-    )
+    law, t = mixture(seed=2), jnp.asarray(0.4)
+    A, N = gains(path, t)
+    x = drawn_from_marginal(law, A, N, jax.random.key(0))
+    slope = marginal_score(law, x, A, N)
+    got = single(MixtureDenoiser(path, law), x.reshape(GRID), t)
+    np.testing.assert_allclose(got.reshape(6), np.linalg.solve(A, x + np.asarray(N) @ slope), atol=1e-11)
+    np.testing.assert_allclose(score(path, x.reshape(GRID), t, got).reshape(6), slope, atol=1e-10)
 
 
 def test_quadrature_on_the_line():
@@ -102,11 +128,13 @@ def test_quadrature_on_the_line():
             return prior * np.exp(-((x - a * y) ** 2) / (2 * s * s))
 
         top, bottom = (quad(lambda y, j=j: y**j * joint(y), -8, 8, points=[-1, 2], epsabs=1e-13)[0] for j in (1, 0))
-        np.testing.assert_allclose(denoiser(jnp.array([x]), t, cond), top / bottom, rtol=1e-9)
+        got = single(denoiser, jnp.array([x]), jnp.asarray(t), None if cond is None else jnp.asarray(cond))
+        np.testing.assert_allclose(got, top / bottom, rtol=1e-9)
 
 
-ENDS = GaussianMixture(np.array([0.25, 0.75]), np.array([[0.0] * 6, [1.0] * 6]), np.zeros((2, 6, 6)))
-SINGULAR = np.diag([1.0, 1, 1, 0, 0, 0]) + np.ones((6, 6)) * np.array([0.0, 0.3])[:, None, None]
+# Three components everywhere, so that laws of one kind share their programs.
+ENDS = GaussianMixture(np.array([0.25, 0.5, 0.25]), np.outer([0.0, 1.0, 3.0], np.ones(6)), np.zeros((3, 6, 6)))
+SINGULAR = np.diag([1.0, 1, 1, 0, 0, 0]) + np.ones((6, 6)) * np.array([0.0, 0.3, 0.1])[:, None, None]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +153,7 @@ def test_ends(path, law):
     start, end = jnp.asarray(0.0), jnp.asarray(1.0)
     np.testing.assert_allclose(single(denoiser, x, start), x, atol=1e-12)
     np.testing.assert_allclose(single(denoiser, x, end).reshape(6), law.weights @ law.means, atol=1e-12)
-    np.testing.assert_allclose(single(denoiser, x, end, 1).reshape(6), law.means[1], atol=1e-12)
+    np.testing.assert_allclose(single(denoiser, x, end, jnp.asarray(1)).reshape(6), law.means[1], atol=1e-12)
     assert np.all(np.isfinite(single(denoiser, x.astype(jnp.float32), jnp.float32(1e-4))))
 
 
@@ -146,8 +174,9 @@ def test_float32_far_out(kind):
 def test_singular_covariances_in_float32_on_a_spectral_path():
     """At noise far below the rounding of the covariance, with a law held in float32: finite, and float64's answer."""
     path = BuresPath(even_spectrum())
-    root = jnp.asarray(np.random.default_rng(2).normal(size=(2, 6, 3)))
-    law = GaussianMixture(np.array([0.4, 0.6]), np.random.default_rng(3).normal(size=(2, 6)), root @ root.mT)
+    root = jnp.asarray(np.random.default_rng(2).normal(size=(3, 6, 3)))
+    means = np.random.default_rng(3).normal(size=(3, 6))
+    law = GaussianMixture(np.array([0.3, 0.5, 0.2]), means, root @ root.mT)
     law32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), law)
     x0 = law.sample(jax.random.key(0), (5,)).reshape(-1, *GRID)
     for t in (1e-6, 1e-4, 1e-2, 0.3):
@@ -164,7 +193,7 @@ def test_two_regimes_agree_with_float64_in_float32():
     law = GaussianMixture(np.full(3, 1 / 3), rng.normal(size=(3, d)), np.stack([cov, 0.5 * cov, 2 * cov]))
     denoiser, path = MixtureDenoiser(VPCosine(), law), VPCosine()
     for t in (0.001, 0.1, 0.45, 0.5, 0.55, 0.9, 0.999):
-        x = law.pushforward(path.signal(t), path.powers(t)[1]).sample(jax.random.key(0), (20,))
+        x = drawn_from_marginal(law, *gains(path, t, d), jax.random.key(0), (20,))
         expected = batch(denoiser, x, jnp.asarray(t))
         got = batch(denoiser, x.astype(jnp.float32), jnp.float32(t))
         # ε √κ d in the directions where weights are undecided (top of the module), with √κ = A λ^½/S at most 1e3
@@ -190,8 +219,8 @@ def test_batch_condition_and_products_are_not_batched_over_time():
     x, cond = jax.random.normal(jax.random.key(0), (97, 6)), jnp.arange(97) % 4
     program = jax.jit(jax.vmap(lambda y, t, c: denoiser(y, t, c), in_axes=(0, None, 0)))
     got = program(x, 0.3, cond)
-    single = [denoiser(x[i], 0.3, int(cond[i])) for i in (0, 1, 2, 3)]
-    np.testing.assert_allclose(got[:4], jnp.stack(single), atol=1e-12)
+    alone = [single(denoiser, x[i], jnp.asarray(0.3), cond[i]) for i in (0, 1, 2, 3)]
+    np.testing.assert_allclose(got[:4], np.stack(alone), atol=1e-12)
     jaxpr = str(jax.make_jaxpr(program)(x, 0.3, cond))
     assert "97,6]" in jaxpr
     assert "97,6,6]" not in jaxpr
@@ -216,7 +245,7 @@ def test_channels_follow_the_grid():
     A, N = gains(path, 0.3, 12)
     x = jnp.arange(12.0) / 6
     got = single(MixtureDenoiser(path, law), x.reshape(*GRID, 2), jnp.asarray(0.3))
-    np.testing.assert_allclose(got.reshape(12), law.posterior_mean(x, A, N), atol=1e-11)
+    np.testing.assert_allclose(got.reshape(12), reference(law, x[None], A, N)[0], atol=1e-11)
 
 
 def labelled(seed=0, n=40, d=4):
@@ -236,12 +265,13 @@ def test_linear_denoiser_is_theorys():
     ours = LinearDenoiser.fit(path, points, labels, noise_std=noise_std)
     for t in (0.01, 0.2, 0.9):
         for c in (0, 1):
-            np.testing.assert_allclose(ours(x, t, c), theirs(x, t, c), atol=1e-10)
+            arguments = x, jnp.asarray(t), jnp.asarray(c)
+            np.testing.assert_allclose(single(ours, *arguments), single(theirs, *arguments), atol=1e-10)
     pooled = pooled_moments(np.array([0.5, 0.5]), means, covs)
     np.testing.assert_allclose(pooled.cov, np.cov(points.T, bias=True), atol=1e-12)
-    a, v = path.signal(0.2), path.powers(0.2)[1]
-    gain = a * pooled.cov @ jnp.linalg.inv(a**2 * pooled.cov + v * jnp.eye(4))
-    np.testing.assert_allclose(ours(x, 0.2, None), pooled.mean + gain @ (x - a * pooled.mean), atol=1e-11)
+    cov, mean, a, v = (np.asarray(q) for q in (pooled.cov, pooled.mean, path.signal(0.2), path.powers(0.2)[1]))
+    gain = a * cov @ np.linalg.inv(a**2 * cov + v * np.eye(4))
+    np.testing.assert_allclose(single(ours, x, jnp.asarray(0.2)), mean + gain @ (x - a * mean), atol=1e-11)
 
 
 def test_linear_denoiser_shared_and_drawn():
@@ -264,7 +294,8 @@ def test_linear_denoiser_shared_and_drawn():
     ]
     for fitted, law in cases:
         theirs = PathDenoiser(law.mean[None], law.cov[None], path)
-        np.testing.assert_allclose(fitted(x, 0.4, 1), theirs(x, 0.4, 0), atol=1e-10)
+        got, expected = (single(of, x, jnp.asarray(0.4), jnp.asarray(c)) for of, c in ((fitted, 1), (theirs, 0)))
+        np.testing.assert_allclose(got, expected, atol=1e-10)
 
 
 def test_linear_denoiser_on_a_spectral_path():
@@ -273,33 +304,41 @@ def test_linear_denoiser_on_a_spectral_path():
     A, N = gains(path, 0.4)
     x = jnp.arange(6.0)
     one = GaussianMixture(np.ones(1), law.means[1:], law.covs[1:])
-    np.testing.assert_allclose(ours(x.reshape(GRID), 0.4, 1).reshape(6), one.posterior_mean(x, A, N), atol=1e-11)
+    got = single(ours, x.reshape(GRID), jnp.asarray(0.4), jnp.asarray(1))
+    np.testing.assert_allclose(got.reshape(6), reference(one, x[None], A, N)[0], atol=1e-11)
     with pytest.raises(ValueError, match="pooled"):
         ours(x.reshape(GRID), 0.4, None)
 
 
 def test_guidance_is_linear_in_the_scores():
     """(1 + w) ∇ log p(x|c) - w ∇ log p(x), and the conditional alone outside the interval."""
-    law, path, x, w = mixture(), VPCosine(), jnp.arange(6.0) / 3, 1.5
+    law, path, x, w = mixture(), VPCosine(), jnp.arange(6.0).reshape(GRID) / 3, 1.5
     plain = MixtureDenoiser(path, law)
-    guided = Guided(plain, w, interval=(0.3, 0.6))
-    scores = [score_of(path, x, 0.4, plain(x, 0.4, c)) for c in (1, None)]
+    guided, one = Guided(plain, w, interval=(0.3, 0.6)), jnp.asarray(1)
+
+    def at(denoiser, t, cond=one):
+        return np.asarray(single(denoiser, x, jnp.asarray(t), cond))
+
+    scores = [np.asarray(score(path, x, jnp.asarray(0.4), jnp.asarray(at(plain, 0.4, c)))) for c in (one, None)]
     expected = (1 + w) * scores[0] - w * scores[1]
-    np.testing.assert_allclose(score_of(path, x, 0.4, guided(x, 0.4, 1)), expected, atol=1e-11)
+    got = score(path, x, jnp.asarray(0.4), jnp.asarray(at(guided, 0.4)))
+    np.testing.assert_allclose(got, expected, atol=1e-11)
     for t in (0.299, 0.601):
-        np.testing.assert_array_equal(guided(x, t, 1), plain(x, t, 1))
+        np.testing.assert_array_equal(at(guided, t), at(plain, t))
     for t in (0.3, 0.6):
-        assert np.max(np.abs(guided(x, t, 1) - plain(x, t, 1))) > 1e-3
+        assert np.max(np.abs(at(guided, t) - at(plain, t))) > 1e-3
     other = Guided(plain, w, unconditional=lambda xt, t, cond: jnp.zeros_like(xt))
-    np.testing.assert_allclose(other(x, 0.9, 1), (1 + w) * plain(x, 0.9, 1), atol=1e-12)
-    assert guided(x.astype(jnp.float32), jnp.float32(0.4), 1).dtype == jnp.float32
+    np.testing.assert_allclose(at(other, 0.9), (1 + w) * at(plain, 0.9), atol=1e-12)
+    assert single(guided, x.astype(jnp.float32), jnp.float32(0.4), one).dtype == jnp.float32
 
 
 def test_clipped():
-    law, path, x = mixture(), VPCosine(), jnp.arange(6.0) * 3
+    law, path, x = mixture(), VPCosine(), jnp.arange(6.0).reshape(GRID) * 3
     plain = MixtureDenoiser(path, law)
-    np.testing.assert_array_equal(Clipped(plain, -1.0, 1.0)(x, 0.3, 0), np.clip(plain(x, 0.3, 0), -1, 1))
-    assert np.max(np.abs(plain(x, 0.3, 0))) > 1
+    free = single(plain, x, jnp.asarray(0.3), jnp.asarray(0))
+    clipped = single(Clipped(plain, -1.0, 1.0), x, jnp.asarray(0.3), jnp.asarray(0))
+    np.testing.assert_array_equal(clipped, np.clip(free, -1, 1))
+    assert np.max(np.abs(free)) > 1
 
 
 @pytest.mark.parametrize("name", SOME_PATHS)
@@ -308,32 +347,35 @@ def test_noise_and_velocity_of_a_known_pair(name):
     path = PATHS[name](even_spectrum())
     x0, eps = (jax.random.normal(jax.random.key(i), GRID) for i in (0, 1))
     t, h = 0.4, 1e-5
-    xt = path.corrupt(x0, t, eps)
-    np.testing.assert_allclose(noise_of(path, xt, t, x0), eps, atol=1e-11)
-    slope = (path.corrupt(x0, t + h, eps) - path.corrupt(x0, t - h, eps)) / (2 * h)
+    xt, later, earlier = (np.asarray(corrupted(path, x0, jnp.asarray(u), eps)) for u in (t, t + h, t - h))
+    got_noise, got_velocity = (of(path, jnp.asarray(xt), jnp.asarray(t), x0) for of in (noise, velocity))
+    np.testing.assert_allclose(got_noise, eps, atol=1e-11)
+    slope = (later - earlier) / (2 * h)
     # central differences: h² x'''/6 < 1e-10 × 1e5 (EDM's σ reaches 80), rounding 1e-16 × 80/h
-    np.testing.assert_allclose(velocity_of(path, xt, t, x0), slope, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(got_velocity, slope, rtol=1e-6, atol=1e-7)
 
 
 def test_conversions_at_the_ends():
     x0, xt = jnp.ones(3), jnp.array([1.0, 2.0, 3.0])
     path = VPCosine()
-    np.testing.assert_array_equal(noise_of(path, x0, 0.0, x0), np.zeros(3))
-    np.testing.assert_allclose(noise_of(path, xt, 1.0, x0), xt, atol=1e-15)
-    assert not np.any(np.isfinite(score_of(path, x0, 0.0, x0)))
-    near = (path.signal(1.0) - path.signal(1 - 1e-6)) / 1e-6  # A' at the end, from the left, to 1e-6
-    np.testing.assert_allclose(velocity_of(path, xt, 1.0, x0), near * x0, atol=1e-5)
-    np.testing.assert_allclose(velocity_of(OrnsteinUhlenbeck(), x0, 0.0, x0), -5.0 * x0, atol=1e-12)
+    start, end = jnp.asarray(0.0), jnp.asarray(1.0)
+    np.testing.assert_array_equal(noise(path, x0, start, x0), np.zeros(3))
+    np.testing.assert_allclose(noise(path, xt, end, x0), xt, atol=1e-15)
+    assert not np.any(np.isfinite(score(path, x0, start, x0)))
+    near = (float(path.signal(1.0)) - float(path.signal(1 - 1e-6))) / 1e-6  # A' at the end, from the left, to 1e-6
+    np.testing.assert_allclose(velocity(path, xt, end, x0), near * x0, atol=1e-5)
+    np.testing.assert_allclose(velocity(OrnsteinUhlenbeck(), x0, start, x0), -5.0 * x0, atol=1e-12)
     shortest = ShortestPath(even_spectrum())
-    assert np.all(np.isnan(velocity_of(shortest, jnp.ones(GRID), 1.0, jnp.ones(GRID))))
+    assert np.all(np.isnan(velocity(shortest, jnp.ones(GRID), end, jnp.ones(GRID))))
 
 
 def test_gradients_and_jacobian_are_finite():
     """The Jacobian of x̂0 is A Cov[x0 | x_t]/S²: symmetric positive definite."""
     law, path, t = mixture(), VPCosine(), 0.4
-    jacobian = jax.jacobian(lambda x: MixtureDenoiser(path, law)(x, t, None))(jnp.arange(6.0) / 2)
+    denoiser = MixtureDenoiser(path, law)
+    jacobian = np.asarray(jax.jit(jax.jacobian(lambda x: denoiser(x, t, None)))(jnp.arange(6.0) / 2))
     np.testing.assert_allclose(jacobian, jacobian.T, atol=1e-10)
-    assert np.linalg.eigvalsh(np.asarray(jacobian))[0] > 0
+    assert np.linalg.eigvalsh(jacobian)[0] > 0
 
 
 def test_bad_input():

@@ -40,8 +40,32 @@ def gated(t_n, t_max=None):
     return GateTimes(low, t_n, jnp.where(t_n < 0, 0.0, t_n + 0.1))
 
 
+@eqx.filter_jit
+def _matrices(path, t, d):
+    return path._matrix(path.signal(t), d), path._matrix(path.powers(t)[1], d)
+
+
 def matrices(path, t, d=6):
-    return np.asarray(path._matrix(path.signal(t), d)), np.asarray(path._matrix(path.powers(t)[1], d))
+    return [np.asarray(matrix) for matrix in _matrices(path, jnp.asarray(t), d)]
+
+
+@eqx.filter_jit
+def compiled(denoiser, x, t, cond):
+    return denoiser(x, t, cond)
+
+
+@eqx.filter_jit
+def corrupted(path, x0, t, eps):
+    return path.corrupt(x0, t, eps)
+
+
+def evaluate(denoiser, x, t, cond=None):
+    """The denoiser compiled as a whole: operation by operation it would be some fifty programs."""
+    return compiled(denoiser, jnp.asarray(x), jnp.asarray(t), None if cond is None else jnp.asarray(cond))
+
+
+def noised(path, x0, t, eps):
+    return np.asarray(corrupted(path, jnp.asarray(x0), jnp.asarray(t), jnp.asarray(eps)))
 
 
 def log_normal(x, mean, cov):
@@ -67,14 +91,14 @@ def test_brute_force(name):
     mixed = EmpiricalDenoiser(path, points, labels, class_weights=mixing, block=8)
     counts = np.bincount(labels)
     for t in (0.3, 0.7):
-        x = np.asarray(path.corrupt(jnp.asarray(points[3]), t, jnp.asarray(data(5)[0][0])))
+        x = noised(path, points[3], t, data(5)[0][0])
         for denoiser, cond, weights in (
             (plain, None, np.ones(N)),
             (plain, 1, (labels == 1) * 1.0),
             (mixed, 0, (mixing[0] / counts)[labels]),
             (mixed, 1, (mixing[1] / counts)[labels]),
         ):
-            got = denoiser(jnp.asarray(x), t, cond)
+            got = evaluate(denoiser, x, t, cond)
             np.testing.assert_allclose(got, brute(path, points, x, t, weights), atol=1e-11)
 
 
@@ -102,11 +126,11 @@ def test_float32_at_low_noise(d):
     path = VarianceExploding(sigma_min=0.0)
     t = path.time_at(jnp.asarray(-2 * np.log(s)))
     errors = {}
+    high = eqx.filter_vmap(EmpiricalDenoiser(path, points.astype(np.float64), block=16), in_axes=(0, None, None))
+    expected = compiled(high, jnp.asarray(x, jnp.float64), t.astype(jnp.float32).astype(float), None)
     for refine in (0, 8):
         low = EmpiricalDenoiser(path, points, block=16, refine=refine)
-        high = EmpiricalDenoiser(path, points.astype(np.float64), block=16)
-        got = jax.vmap(low, in_axes=(0, None))(jnp.asarray(x), t.astype(jnp.float32))
-        expected = jax.vmap(high, in_axes=(0, None))(jnp.asarray(x, jnp.float64), t.astype(jnp.float32).astype(float))
+        got = compiled(eqx.filter_vmap(low, in_axes=(0, None, None)), jnp.asarray(x), t.astype(jnp.float32), None)
         assert got.dtype == jnp.float32
         errors[refine] = np.max(np.abs(got - expected)) / s
     # two points of a pair are s apart: an exponent's error e moves x̂0 by at most e s/4; float32 itself adds 1e-6/s
@@ -119,11 +143,11 @@ def test_no_noise_gives_the_nearest_point():
     points, labels = data()
     denoiser = EmpiricalDenoiser(VPCosine(), points, labels, block=8)
     x = points[4] + 0.01
-    np.testing.assert_allclose(denoiser(jnp.asarray(x), 0.0, None), points[4], atol=1e-14)
+    np.testing.assert_allclose(evaluate(denoiser, x, 0.0), points[4], atol=1e-14)
     others = np.flatnonzero(labels == (labels[4] + 1) % 3)
     nearest = others[np.argmin(np.sum((points[others] - x) ** 2, axis=(1, 2)))]
-    np.testing.assert_allclose(denoiser(jnp.asarray(x), 0.0, int(labels[nearest])), points[nearest], atol=1e-14)
-    np.testing.assert_allclose(denoiser(jnp.asarray(x), 1.0, None), points.mean(0), atol=1e-13)
+    np.testing.assert_allclose(evaluate(denoiser, x, 0.0, int(labels[nearest])), points[nearest], atol=1e-14)
+    np.testing.assert_allclose(evaluate(denoiser, x, 1.0), points.mean(0), atol=1e-13)
 
 
 def test_one_point():
@@ -140,10 +164,10 @@ def test_gradient_of_the_loss_is_zero():
     for t in (0.1, 0.5, 0.9):
         opened = np.asarray(gates.opens(t))
         assert 0 < opened.sum() < N or t == 0.9
-        x = np.asarray(path.corrupt(jnp.asarray(points[0]), t, jnp.asarray(data(7)[0][0])))
+        x = noised(path, points[0], t, data(7)[0][0])
         A, S2 = matrices(path, t)
         density = np.array([np.exp(log_normal(x.ravel(), A @ p.ravel(), S2)) for p in points]) * opened
-        residual = np.asarray(denoiser(jnp.asarray(x), t)) - points
+        residual = np.asarray(evaluate(denoiser, x, t)) - points
         np.testing.assert_allclose(np.tensordot(density, residual, 1) / density.sum(), 0, atol=1e-12)
 
 
@@ -176,9 +200,9 @@ def test_ambient_minimiser(name):
     kept = keep_points(path, jnp.asarray(points), gates, jax.random.key(0))
     denoiser = AmbientEmpiricalDenoiser(path, points, kept, gates, block=8)
     for t in (0.15, 0.5, 0.8):
-        x = np.asarray(path.corrupt(jnp.asarray(points[2]), t, jnp.asarray(data(7)[0][0])))
+        x = noised(path, points[2], t, data(7)[0][0])
         expected = ambient_brute(path, points, np.asarray(kept), gates, x, t)
-        np.testing.assert_allclose(denoiser(jnp.asarray(x), t), expected, atol=1e-8)
+        np.testing.assert_allclose(evaluate(denoiser, x, t), expected, atol=1e-8)
 
 
 def test_ambient_at_equal_levels_is_the_papers_form_and_differs_from_the_raw_one():
@@ -192,9 +216,9 @@ def test_ambient_at_equal_levels_is_the_papers_form_and_differs_from_the_raw_one
     logs = -np.sum((x - kept) ** 2, axis=(1, 2)) / (2 * (3.0**2 - level**2))
     w = np.exp(logs - logs.max())
     expected = (np.tensordot(w / w.sum(), kept, 1) - (1 - alpha) * x) / alpha
-    got = AmbientEmpiricalDenoiser(path, points, kept, gates, block=8)(jnp.asarray(x), t)
+    got = np.asarray(evaluate(AmbientEmpiricalDenoiser(path, points, kept, gates, block=8), x, t))
     np.testing.assert_allclose(got, expected, atol=1e-9)
-    raw = EmpiricalDenoiser(path, points, gates=gates, block=8)(jnp.asarray(x), t)
+    raw = evaluate(EmpiricalDenoiser(path, points, gates=gates, block=8), x, t)
     assert np.max(np.abs(raw - got)) > 0.1
 
 
@@ -238,12 +262,12 @@ def test_an_unusable_point_takes_no_part_even_in_pure_noise(path):
     points = jnp.asarray(data()[0])
     gates = gate_times(path, np.where(np.arange(N) == 0, np.inf, 0.0))
     kept = keep_points(path, points, gates, jax.random.key(0))
-    expected = np.mean(points[1:], axis=0)
+    expected = np.mean(np.asarray(points)[1:], axis=0)
     for denoiser in (
         EmpiricalDenoiser(path, points, gates=gates),
         AmbientEmpiricalDenoiser(path, points, kept, gates),
     ):
-        np.testing.assert_allclose(denoiser(jnp.ones(GRID), 1.0), expected, atol=1e-6)
+        np.testing.assert_allclose(evaluate(denoiser, jnp.ones(GRID), 1.0), expected, atol=1e-6)
 
 
 def test_kept_points_depend_on_the_index_alone():
@@ -252,7 +276,7 @@ def test_kept_points_depend_on_the_index_alone():
     kept = keep_points(VPCosine(), points, gates, jax.random.key(4))
     fewer = keep_points(VPCosine(), points[:5], gates[jnp.arange(5)], jax.random.key(4))
     np.testing.assert_array_equal(kept[:5], fewer)
-    assert np.min(np.std(kept - points, axis=(1, 2))) > 0
+    assert np.min(np.std(np.asarray(kept) - np.asarray(points), axis=(1, 2))) > 0
 
 
 def test_bad_input():

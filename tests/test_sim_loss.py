@@ -32,6 +32,10 @@ SPECTRUM = jnp.asarray([4.0, 0.7, 0.7])
 WEIGHTS = {"uniform": uniform, "min-snr": MinSNR(5.0), "in noise": UniformIn(Noise()), "edm": UniformIn(EDM(0.5))}
 times = st.floats(0.02, 0.98)
 each_path = pytest.mark.parametrize("name", SOME_PATHS)
+one_of_each_sort = pytest.mark.parametrize(
+    "name", [name if name in ("vp_linear", "bures") else pytest.param(name, marks=pytest.mark.slow) for name in PATHS]
+)
+"""A scalar and a spectral path by default, where every parameterisation or weight is compiled for each path."""
 PARTS = {**PARAMETERISATIONS, "edm": lambda: EDM(0.8), "edm, per frequency": lambda: EDM(jnp.sqrt(SPECTRUM))}
 
 
@@ -170,7 +174,7 @@ def gradient_ratio(path, part, weight, t, shift):
     return max(float(jnp.max(jnp.abs(jnp.mean(leaf, 0))) / jnp.mean(jnp.abs(leaf))) for leaf in each)
 
 
-@each_path
+@one_of_each_sort
 def test_the_linear_optimum_of_gaussian_data_minimises_every_loss(name):
     """By autodiff, with one weight for each parameterisation in turn; all weights in the test with a mixture."""
     path, weights = make(name), itertools.cycle(WEIGHTS.values())
@@ -247,7 +251,7 @@ def slope(expected, centre):
     return float(jnp.max(jnp.abs(values[:4] - values[4:]))) / 2
 
 
-@each_path
+@one_of_each_sort
 def test_the_posterior_mean_of_a_mixture_minimises_every_loss(name):
     path, rule = scalar_like(name), mixture_rule(1, 64)
     t = path.time_at(-0.5)
@@ -455,7 +459,7 @@ def test_a_clean_sample_gives_the_ordinary_pair(name):
         np.testing.assert_allclose(fresh, e, atol=8 * EPS)
 
 
-@pytest.mark.parametrize("name", ["vp_cosine", "variance_exploding", "bures"])
+@pytest.mark.parametrize("name", [pytest.param("vp_cosine", marks=pytest.mark.slow), "variance_exploding", "bures"])
 def test_the_ambient_loss_is_minimised_by_the_posterior_mean_and_has_its_floor(name):
     """Quadrature over (x0, z, e): gradient zero at E[x0 | x_t] in every parameterisation, and the least loss in x0 is
     mmse + σ_n²/α with mmse by quadrature over x_t (`theory.ambient`).

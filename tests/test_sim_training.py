@@ -1,7 +1,7 @@
 """Training: towards the exact posterior mean and never below its error, the same bits from the same key."""
 
 import math
-from functools import cache
+from functools import cache, partial
 
 import equinox as eqx
 import jax
@@ -26,6 +26,7 @@ MIXTURE = GaussianMixture(
 CODES = jnp.eye(3, dtype=jnp.float32)
 
 
+@partial(jax.jit, static_argnums=0)
 def draw(count, seed):
     """Points of the mixture with their components."""
     key_label, key_point = jax.random.split(jax.random.key(seed))
@@ -53,14 +54,20 @@ def trained():
 
 def errors(t, label, count=4000):
     """Per sample: squared error of the trained denoiser, of the exact one, and their squared distance."""
-    points, labels = draw(count, 9)
-    if label is not None:
-        points = points[labels == label]
+    points, labels = (np.asarray(a) for a in draw(count, 9))
+    chosen = np.full(count, True) if label is None else labels == label
+    cond = None if label is None else jnp.asarray(label)
+    return [np.asarray(a)[chosen] for a in _errors(trained().denoiser, jnp.asarray(points), jnp.float32(t), cond)]
+
+
+@eqx.filter_jit
+def _errors(denoiser, points, t, label):
+    """Of all points, whatever their labels: one program for every label."""
     eps = jax.random.normal(jax.random.key(5), points.shape, jnp.float32)
-    xt = jax.vmap(VPCosine().corrupt, (0, None, 0))(points, jnp.float32(t), eps)
-    guess = jax.vmap(lambda x: trained().denoiser(x, jnp.float32(t), label))(xt)
-    best = jax.vmap(lambda x: exact(x, jnp.float32(t), label))(xt)
-    return [np.asarray(jnp.sum((a - b) ** 2, -1)) for a, b in ((guess, points), (best, points), (guess, best))]
+    xt = jax.vmap(VPCosine().corrupt, (0, None, 0))(points, t, eps)
+    guess = jax.vmap(lambda x: denoiser(x, t, label))(xt)
+    best = jax.vmap(lambda x: exact(x, t, label))(xt)
+    return [jnp.sum((a - b) ** 2, -1) for a, b in ((guess, points), (best, points), (guess, best))]
 
 
 @pytest.mark.parametrize("label", [None, 0, 2])
@@ -168,9 +175,13 @@ def test_conditions_are_corrupted_as_their_operators_say():
     labels, key = jnp.arange(300) % 3, jax.random.key(0)
     flip, noise = symmetric_flip(jnp.full(3, 1 / 3), 0.5), EmbeddingGaussian(1.0)
 
+    @eqx.filter_jit
+    def drawn(conditions, step):
+        return jax.vmap(lambda i: conditions.draw(key, i, step))(jnp.arange(300))
+
     def shown(step, **operators):
         conditions = Conditions(labels, CODES, ConditionOperators(**operators))
-        return np.asarray(jax.vmap(lambda i: conditions.draw(key, i, jnp.asarray(step)))(jnp.arange(300)))
+        return np.asarray(drawn(conditions, jnp.asarray(step)))
 
     np.testing.assert_array_equal(shown(0), CODES[labels])
     np.testing.assert_array_equal(shown(0, label_operator=Fixed(flip)), shown(1, label_operator=Fixed(flip)))
@@ -186,7 +197,7 @@ def test_conditions_are_corrupted_as_their_operators_say():
 
 
 def test_a_class_index_and_its_code_are_the_same_condition_and_none_the_null_code():
-    denoiser, x = trained().denoiser, jnp.asarray([0.3, -0.2], jnp.float32)
+    denoiser, x = eqx.filter_jit(trained().denoiser), jnp.asarray([0.3, -0.2], jnp.float32)
     np.testing.assert_array_equal(denoiser(x, 0.5, jnp.asarray(1)), denoiser(x, 0.5, CODES[1]))
     np.testing.assert_array_equal(denoiser(x, 0.5), denoiser(x, 0.5, jnp.zeros(3, jnp.float32)))
     assert float(jnp.max(jnp.abs(denoiser(x, 0.5) - denoiser(x, 0.5, jnp.asarray(1))))) > 0.01

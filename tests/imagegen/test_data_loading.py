@@ -181,8 +181,9 @@ def test_no_thread_outlives_its_stream(end):
     assert _gone()
 
 
+# no Hypothesis here: grain's threads disturb its bookkeeping of what was drawn when
+@pytest.mark.parametrize(("bad", "seed"), [(0, 0), (19, 1), (7, 2), (12, 3)])
 @pytest.mark.parametrize("prepare", [lambda source: source, Lazily], ids=["memory", "lazily"])
-@given(st.integers(0, 19), seeds)
 def test_an_image_that_turns_bad_is_refused_with_its_index(prepare, bad, seed):
     source = prepare(make(20, spoiled=bad))
     assert isinstance(source, BatchSource) == (prepare is not Lazily)

@@ -87,7 +87,7 @@ def distance(x, y):
 
 
 CASES = [(path, std) for path in PATHS for std in (0.0, NOISE_STD)]
-QUICK = [("vp-cosine", NOISE_STD), ("shortest", NOISE_STD)]
+QUICK = [("shortest", NOISE_STD)]
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_one_program_serves_all_steps(reference):
     assert np.all(np.isfinite(seen))
 
 
-@pytest.mark.parametrize(("devices", "fsdp"), [(2, 1), (8, 4)])
+@pytest.mark.parametrize(("devices", "fsdp"), [(8, 4), pytest.param(2, 1, marks=pytest.mark.slow)])
 def test_devices_change_nothing_but_rounding(reference, devices, fsdp):
     seen, _, _ = steps(dataclasses.replace(EVERYTHING, fsdp=fsdp), devices)
     np.testing.assert_allclose(seen, reference[0], rtol=2e-5)
