@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH := .venv-bench
+PYTEST := -q -n 2 --dist loadfile --no-loadscope-reorder
 PEERS := .venv-bench-sampling
 
 .PHONY: report test test-slow lint claims benchmarks clean
@@ -12,12 +13,12 @@ report: $(STAMP)
 	$(BIN)/python -m imagegen report
 
 test: lint
-	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile
-	$(BIN)/python -m pytest tests/imagegen -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests $(PYTEST)
+	$(BIN)/python -m pytest tests/imagegen $(PYTEST)
 
 test-slow: lint
-	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile -m 'slow and not gpu'
-	$(BIN)/python -m pytest tests/imagegen -q -n 2 --dist loadfile -m 'slow and not gpu'
+	$(BIN)/python -m pytest tests $(PYTEST) -m 'slow and not gpu'
+	$(BIN)/python -m pytest tests/imagegen $(PYTEST) -m 'slow and not gpu'
 
 claims: $(STAMP)
 	$(BIN)/python -m theory

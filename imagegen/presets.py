@@ -20,23 +20,28 @@ def _preset(name: str, config: Config, time: str, score: str) -> tuple[str, Pres
 
 PRESETS: dict[str, Preset] = dict(
     [
-        _preset("digits", Config(), "half a minute on 2 cores", "not measured yet"),
+        _preset(
+            "digits",
+            Config(),
+            "a minute on 2 cores",
+            "debiased W2² per class 1.5, 96 % recognised (25 steps, w=0, one seed)",
+        ),
         _preset(
             "digits-cep",
             Config(condition="cep-g", strength=1.0),
-            "half a minute on 2 cores",
-            "not measured yet",
+            "a minute on 2 cores",
+            "debiased W2² per class 1.4, 95 % recognised (25 steps, w=0, one seed)",
         ),
         _preset(
             "photographs",
             Config(data="photographs", network="dit-patches", steps=2000, learning_rate=3e-4, samples_every=500),
-            "half an hour on 2 cores",
+            "not measured",
             "none known",
         ),
         _preset(
             "shapes",
             Config(data="shapes", network="dit-patches", steps=2000, learning_rate=3e-4, samples_every=500),
-            "half an hour on 2 cores",
+            "not measured",
             "none known",
         ),
     ]

@@ -25,7 +25,7 @@ QUESTIONS = {
     "digits-paths": "Which corruption path trains the better image model?",
     "digits-ambient": "Does low-quality data help at the right noise levels?",
 }
-ALSO = {"digits-ambient": ("everything",)}
+ALSO = {"digits-ambient": ("everything", "everything-blur-0.5")}
 """Further references: whether the gate helps is seen beside training on everything ungated."""
 Results = Sequence[Mapping[str, Any]]
 

@@ -63,15 +63,19 @@ def _paths() -> list[Member]:
 
 
 def _ambient() -> list[Member]:
-    """A tenth of the images clean, the others blurred: trained on the clean, on all, or gated at `sigma_min`."""
-    blurred = _changed(BASE, degradation="blur", degraded_share=0.9, degradation_strength=1.0)
+    """A tenth of the images clean, the others blurred, by 1 pixel (of 8) or half a pixel: trained on the clean, on all,
+    or gated at `sigma_min`.
+    """
     samplings = {"w=0": SamplerConfig(steps=25)}
-    gated = [
-        Member(f"gated-{x:g}", "gated", x, _changed(blurred, train_on="gated", sigma_min=x), samplings)
-        for x in (0.25, 0.5, 1.0, 2.0)
-    ]
-    clean = Member("clean-only", "clean only", 0.0, _changed(blurred, train_on="clean"), samplings)
-    return [clean, Member("everything", "everything", 0.0, blurred, samplings), *gated]
+    made = []
+    for std, ending in ((1.0, ""), (0.5, "-blur-0.5")):
+        blurred = _changed(BASE, degradation="blur", degraded_share=0.9, degradation_strength=std)
+        made.append(Member(f"everything{ending}", "everything", 0.0, blurred, samplings))
+        for x in (0.25, 0.5, 1.0, 2.0):
+            gated = _changed(blurred, train_on="gated", sigma_min=x)
+            made.append(Member(f"gated-{x:g}{ending}", "gated", x, gated, samplings))
+    clean = _changed(made[0].config, train_on="clean")
+    return [Member("clean-only", "clean only", 0.0, clean, samplings), *made]
 
 
 SWEEPS: dict[str, Callable[[], list[Member]]] = {

@@ -18,6 +18,9 @@ from jaxtyping import install_import_hook
 from threadpoolctl import threadpool_limits
 
 IMAGEGEN = Path(__file__).parent / "imagegen"
+LONGEST = ("notebooks", "sim_command_line", "sim_experiment_conditions", "sim_training", "command_line", "train",
+           "floors", "evaluate")  # fmt: skip
+"""Files that take long for their number of tests: begun first, so that no process waits for another at the end."""
 
 matplotlib.use("Agg")
 threadpool_limits(1)
@@ -43,3 +46,7 @@ def pytest_configure(config):
 def pytest_ignore_collect(collection_path, config):
     """`pytest tests` leaves imagegen's to a process of their own, `pytest tests/imagegen`: see the Makefile."""
     return True if collection_path == IMAGEGEN and not _imagegen_alone(config) else None
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)

@@ -1,0 +1,148 @@
+"""Training steps: images/s, TFLOP/s, memory and compile time of DiTs, what the operators cost, against the reference.
+
+    python benchmarks/train_step.py --networks dit-s/2 --batch 8 --output benchmarks/RESULTS-train-step.md
+    ... --reference DIR --reference-python PYTHON     also facebookresearch/DiT (a checkout) under torch.compile
+
+256-pixel latents (32 x 32 x 4), 1000 classes, random data on the device: the input pipeline is not in it. Variants are
+timed in turn, round after round, so that a change of the machine's speed meets all of them; their cost is the median
+over rounds of the ratio to the plain step of the same round.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imagegen.config import Config
+from imagegen.networks.registry import forward_flops
+from imagegen.statistics import Statistics
+from imagegen.step import Batch, batch_sharding, make_mesh, make_step, make_task, state_shardings
+
+SHAPE, CLASSES = (32, 32, 4), 1000
+VARIANTS = {
+    "plain": {},
+    "CEP-G": {"condition": "cep-g", "strength": 1.0},
+    "shortest path": {"path": "shortest"},
+    "noise gate": {"degradation": "blur", "degraded_share": 0.5, "train_on": "gated", "sigma_min": 0.5},
+}
+
+
+def statistics() -> Statistics:
+    """Of latents with a natural-image spectrum."""
+    frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(32, 1 / 32)] * 2, indexing="ij"))
+    names = tuple(str(k) for k in range(CLASSES))
+    return Statistics(SHAPE, names, np.full(CLASSES, 1 / CLASSES), 40.0 / (1 + frequency) ** 2, 1.0)
+
+
+def batch_of(config: Config) -> Batch:
+    """Random latents; with a gate half of them are kept points at time 0.3."""
+    rng = np.random.default_rng(0)
+    n = config.batch
+    made = {"image": rng.standard_normal((n, *SHAPE)).astype(np.float32),
+            "label": rng.integers(CLASSES, size=n).astype(np.int32), "index": np.arange(n, dtype=np.int32)}  # fmt: skip
+    if config.train_on == "gated":
+        kept = np.arange(n) % 2 == 0
+        times = {"t_max": np.full(n, -np.inf), "t_n": np.where(kept, 0.3, -np.inf), "t_open": np.where(kept, 0.4, 0.0)}
+        made |= {name: values.astype(np.float32) for name, values in times.items()}
+    return made
+
+
+class Running:
+    """A compiled step with its state and batch."""
+
+    def __init__(self, config: Config) -> None:
+        mesh = make_mesh(config, jax.devices())
+        task, state = make_task(config, statistics())
+        self.state = jax.device_put(state, state_shardings(mesh, state))
+        self.batch = jax.device_put(batch_of(config), batch_sharding(mesh))
+        began = time.perf_counter()
+        self.step = make_step(task, mesh, state).lower(self.state, self.batch).compile()
+        self.compile_seconds = time.perf_counter() - began
+        self.temporary = self.step.memory_analysis().temp_size_in_bytes
+        self.flops = 3 * forward_flops(self.state.parameters.network, SHAPE) * config.batch
+        self.run(1)
+
+    def run(self, count: int) -> float:
+        """Seconds per step over `count` steps."""
+        began = time.perf_counter()
+        for _ in range(count):
+            self.state, metrics = self.step(self.state, self.batch)
+        jax.block_until_ready(metrics)
+        return (time.perf_counter() - began) / count
+
+
+def measure(network: str, given: argparse.Namespace) -> list[str]:
+    base = Config(network=network, batch=given.batch, compute=given.compute, remat=given.remat, cosine=False, warmup=1)
+    runs = {name: Running(dataclasses.replace(base, **changes)) for name, changes in VARIANTS.items()}
+    seconds = {name: [] for name in runs}
+    for _ in range(given.rounds):
+        for name, run in runs.items():
+            seconds[name].append(run.run(given.steps))
+    plain = np.array(seconds["plain"])
+    lines = []
+    for name, run in runs.items():
+        own = np.array(seconds[name])
+        cost = "" if name == "plain" else f"{np.median(own / plain) - 1:+.1%}"
+        rate = given.batch / np.median(own)
+        tflops = run.flops / np.median(own) / 1e12
+        lines.append(f"| {network} | {name} | {rate:.2f} | {tflops:.3f} | {cost} | {run.compile_seconds:.1f} | "
+                     f"{run.temporary / 2**30:.2f} |")  # fmt: skip
+    return lines
+
+
+def reference(network: str, given: argparse.Namespace) -> str:
+    """facebookresearch/DiT's step in its own Python, alone on the machine."""
+    script = Path(__file__).with_name("dit_reference_step.py")
+    options = [network, str(given.batch), str(given.steps * given.rounds), given.compute]
+    done = subprocess.run([given.reference_python, str(script), str(given.reference), *options],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    found = json.loads(done.stdout.splitlines()[-1])
+    return (f"| {network} | facebookresearch/DiT, torch {found['torch']}, {found['mode']} | "
+            f"{given.batch / found['seconds']:.2f} | | | {found['compile_seconds']:.1f} | |")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=["dit-s/2"])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--compute", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--steps", type=int, default=1, help="in a row, of each variant in a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--reference", type=Path)
+    parser.add_argument("--reference-python")
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    rows = [line for network in given.networks for line in measure(network, given)]
+    if given.reference:
+        rows += [reference(network, given) for network in given.networks]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "equinox", "optax"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    device = f"{jax.devices()[0].device_kind} x {jax.device_count()}"
+    text = "\n".join([
+        "# Training steps", "",
+        f"{device}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}. "
+        f"Batch {given.batch}, {given.compute}, remat {given.remat}; median of {given.rounds} rounds of {given.steps} "
+        f"steps. Peak memory of the process {peak:.1f} GiB.", "",
+        "| network | variant | images/s | TFLOP/s | over plain | compile, s | temporaries, GiB |",
+        "|---|---|---|---|---|---|---|",
+        *rows, "",
+    ])  # fmt: skip
+    print(text)
+    if given.output:
+        given.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    assert jnp.zeros(()).dtype == jnp.float32
+    main()
