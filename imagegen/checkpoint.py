@@ -31,16 +31,14 @@ def _like(tree: PyTree, leaves: dict[str, Any]) -> PyTree:
 class Checkpoints:
     """The checkpoints of a run, in a folder.
 
-    **Arguments:** `folder` (made if missing); `keep` >= 1: how many of the newest are kept; `read_only`: nothing is
-    made or removed.
+    **Arguments:** `folder`, made if missing unless `create` is false; `keep` >= 1: how many of the newest are kept.
     """
 
-    def __init__(self, folder: Path, keep: int, *, read_only: bool = False) -> None:
+    def __init__(self, folder: Path, keep: int, *, create: bool = True) -> None:
         """Open the folder."""
         import orbax.checkpoint as ocp
 
-        kept = None if read_only else keep
-        options = ocp.CheckpointManagerOptions(max_to_keep=kept, create=not read_only, read_only=read_only)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create)
         self._manager = ocp.CheckpointManager(
             folder.resolve(), options=options, item_handlers=ocp.StandardCheckpointHandler()
         )

@@ -46,7 +46,7 @@ def load_run(folder: Path, *, step: int | None = None, ema: float | None = None)
     known = statistics.load(folder / "statistics.json")
     task, state = make_task(config, known)
     require((folder / "checkpoints").is_dir(), "run", folder, "a run with a checkpoint")
-    checkpoints = Checkpoints(folder / "checkpoints", config.keep, read_only=True)
+    checkpoints = Checkpoints(folder / "checkpoints", config.keep, create=False)
     try:
         kept = checkpoints.all()
         require(bool(kept), "run", folder, "a run with a checkpoint")
