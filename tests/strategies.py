@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from theory.claims.cases import covariance, direction
 from theory.paths import PATHS
 
-QUICK_PATHS = ("vp_linear", "variance_exploding", "bures", "shortest")
+QUICK_PATHS = ("vp_linear", "variance_exploding", "shortest")
 SOME_PATHS = [name if name in QUICK_PATHS else pytest.param(name, marks=pytest.mark.slow) for name in sorted(PATHS)]
 """All paths for `parametrize`; those dearest to compile or nearest to one of the others only with `-m slow`."""
 

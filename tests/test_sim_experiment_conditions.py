@@ -127,6 +127,7 @@ def test_dropout_of_one_hot_codes_is_cep_of_the_same_share():
     assert condition_effect(Dropout(0.2), jnp.array([1.0, 0.0])) == pytest.approx((0.8, 0.2))
 
 
+@pytest.mark.slow
 def test_the_sampled_linear_learner_generates_theorys_gaussian():
     seen = perturbed_sets("cep-g", "fresh", (0.3,), make_classes("opposite", 4, 1.0), 12, 2, jax.random.key(3))
     own, pooled = (

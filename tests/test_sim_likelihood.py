@@ -26,7 +26,9 @@ class Exact(eqx.Module):
         return self.law.posterior_mean(xt, self.path.signal(t), self.path.powers(t)[1])
 
 
-@pytest.mark.parametrize("name", ["vp_linear", pytest.param("vp_cosine", marks=pytest.mark.slow), "variance_exploding"])
+@pytest.mark.parametrize(
+    "name", ["vp_linear", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vp_cosine", "variance_exploding"))]
+)
 def test_flow_likelihood_of_a_mixture_is_its_log_density(name):
     path = PATHS[name](jnp.ones(1))
     early, late = 0.1, 0.8

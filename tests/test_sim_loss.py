@@ -308,7 +308,7 @@ def test_min_snr_weights_are_the_papers(name, t, gamma):
 
 
 @pytest.mark.parametrize("key", PARAMETERISATIONS)
-@pytest.mark.parametrize("name", ["variance_exploding", "shortest"])
+@pytest.mark.parametrize("name", [pytest.param("variance_exploding", marks=pytest.mark.slow), "shortest"])
 def test_float32_is_safe_at_both_ends(name, key):
     """Loss and gradient finite and float32 on [0, 1], ends included; near them as in float64, at the same times, to the
     2ε/(1-t) = 2.4e-4 that one rounding of 1 - t leaves of (1-t)², with a factor 4 for the products that follow.

@@ -120,6 +120,7 @@ def _extrapolated(z):
     return (32 * (16 * c - b) - (16 * b - a)) / (15 * 31)
 
 
+@pytest.mark.slow
 def test_an_integrator_of_order_four_converges_below_1e_12():
     coarse, fine = (transport_error(lambda z, n=n: _rk4(z, n), START, DATA) for n in (200, 400))
     # order 4: halving the step divides the error by 16, up to terms of relative order h

@@ -96,6 +96,7 @@ def test_mixtures_on_the_line_agree_with_a_sum_over_the_cumulative_and_lie_betwe
     assert exact <= bounds.upper * (1 + 1e-8)
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(seeds, st.floats(-3, 3), st.floats(0.1, 5))
 def test_affine_images_on_the_line(seed, shift, scale):

@@ -50,14 +50,12 @@ def test_one_program_serves_all_steps(reference):
     assert np.all(np.isfinite(seen))
 
 
-@pytest.mark.parametrize(("devices", "fsdp"), [(8, 4), pytest.param(2, 1, marks=pytest.mark.slow)])
-def test_devices_change_nothing_but_rounding(reference, devices, fsdp):
-    seen, _, _ = steps(dataclasses.replace(EVERYTHING, fsdp=fsdp), devices)
-    np.testing.assert_allclose(seen, reference[0], rtol=2e-5)
-
-
-def test_accumulated_parts_change_nothing_but_rounding(reference):
-    seen, _, _ = steps(dataclasses.replace(EVERYTHING, accumulate=4), 2)
+@pytest.mark.parametrize(
+    ("devices", "fsdp", "accumulate"),
+    [(8, 4, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, 1, 1), (8, 2, 1), (1, 1, 4)))],
+)
+def test_devices_and_accumulated_parts_change_nothing_but_rounding(reference, devices, fsdp, accumulate):
+    seen, _, _ = steps(dataclasses.replace(EVERYTHING, fsdp=fsdp, accumulate=accumulate), devices)
     np.testing.assert_allclose(seen, reference[0], rtol=2e-5)
 
 
