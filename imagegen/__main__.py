@@ -15,7 +15,8 @@ import tyro
 from imagegen._names import require_one_of
 from imagegen.config import Config
 from imagegen.presets import PRESETS
-from theory._checks import InputError, require
+from theory._checks import require
+from theory._commands import exit_code
 
 RUNS = Path("runs")
 
@@ -33,8 +34,9 @@ def _train(given: Sequence[str]) -> int:
     if name.startswith("-"):
         name, rest = next(iter(PRESETS)), ["--help"]
     require_one_of("preset", name, PRESETS)
+    usual = PRESETS[name].config
 
-    def command(config: Annotated[Config, tyro.conf.arg(name="")], out: Path = RUNS / name) -> int:
+    def command(config: Annotated[Config, tyro.conf.arg(name="")] = usual, out: Path = RUNS / name) -> int:
         """Train a preset, any field overridden; the same command goes on from the newest checkpoint.
 
         Args:
@@ -48,7 +50,6 @@ def _train(given: Sequence[str]) -> int:
         print(f"wrote {out}")
         return 0
 
-    command.__defaults__ = (PRESETS[name].config, RUNS / name)
     return tyro.cli(command, prog=f"python -m imagegen train {name}", args=rest)
 
 
@@ -169,21 +170,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from imagegen.training import Stopped
 
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
+
+    def command() -> int:
         if given[:1] == ["train"]:
             return _train(given[1:])
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="python -m imagegen", description=__doc__, args=given or ["--help"]
         )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    try:
+        return exit_code(command, "interrupted; the newest checkpoint is kept, the same command goes on from it")
     except Stopped as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
-    except KeyboardInterrupt:
-        print("interrupted; the newest checkpoint is kept, the same command goes on from it", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from imagegen._files import write_whole
 from imagegen._names import require_one_of
 from theory._checks import InputError, require
+from theory._files import write_whole
 
 OPERATORS = ("none", "cep-u", "cep-g", "dropout", "label smoothing")
 FLIPS = ("none", "symmetric", "asymmetric")

@@ -27,6 +27,7 @@ from sim.experiments.base import plain
 from sim.intervals import share_interval
 from sim.neighbours import is_memorised_relative, mean_distance_to_nearest
 from theory._checks import InputError, require, require_finite
+from theory._files import write_whole
 
 SMALLEST = 40
 """Images of each kind at least, so that the halves have the jackknife's groups."""
@@ -232,7 +233,5 @@ def evaluate_run(folder: Path, samples: Path | None = None, *, features: Feature
         **evaluate_samples(images, labels, train, test, judge, seed),
     }
     target = file.with_name("evaluation.json")
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(plain(page), indent=1) + "\n", encoding="utf-8")
-    partial.replace(target)
+    write_whole(target, json.dumps(plain(page), indent=1) + "\n")
     return target

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Float
 from tqdm import tqdm
 
-from imagegen._files import write_whole
 from imagegen.run import Run, load_run
 from imagegen.sampling import (
     BATCH,
@@ -24,6 +22,7 @@ from imagegen.sampling import (
     walk,
 )  # fmt: skip
 from theory._checks import make_folder, require
+from theory._files import write_whole
 
 SHOWN = 100
 """Images in the grid at most."""
@@ -36,8 +35,13 @@ def _classes(run: Run, classes: Sequence[int]) -> Sequence[int]:
     return classes or range(count)
 
 
-def _save_grid(run: Run, images: Float[np.ndarray, "n h w c"], file: Path, columns: int) -> None:
-    save_grid(images[:SHOWN], file, columns=columns, enlarge=max(1, 64 // run.statistics.shape[0]))
+def _opened(
+    folder: Path, how: SamplerConfig, ema: float | None, step: int | None, out: Path | None
+) -> tuple[Run, Path]:
+    """The run, which can be sampled so, and the folder to write to."""
+    run = load_run(folder, step=step, ema=ema)
+    require_null(how, run.config.null_rate)
+    return run, folder / f"samples-{run.step}" if out is None else out
 
 
 def make_samples(
@@ -57,15 +61,14 @@ def make_samples(
     `samples.json`, how they were made, and a grid of the first ones. Finished parts are kept, and the same call goes on
     from them. Raises `InputError` for classes that the run has not got, an `out` with other samples, and as `load_run`.
     """
-    run = load_run(folder, step=step, ema=ema)
-    require_null(how, run.config.null_rate)
-    conds = evenly(_classes(run, classes), number)
-    target = out if out is not None else folder / f"samples-{run.step}"
+    run, target = _opened(folder, how, ema, step, out)
+    shown = _classes(run, classes)
+    conds = evenly(shown, number)
     make_folder("out", target / "parts")
     _require_same(target / "samples.json", {
         "config": dataclasses.asdict(run.config), "step": run.step,
         "ema": run.config.ema[-1] if ema is None else ema, "number": number, "seed": seed,
-        "classes": list(_classes(run, classes)), **dataclasses.asdict(how),
+        "classes": list(shown), **dataclasses.asdict(how),
     })  # fmt: skip
     parts = []
     for low in tqdm(range(0, number, BATCH), desc="sampling", unit="batch", disable=None):
@@ -79,7 +82,7 @@ def make_samples(
         parts.append(np.load(file))
     images = np.concatenate(parts)
     np.savez(target / "samples.npz", arr_0=to_bytes(images), arr_1=conds)
-    _save_grid(run, images, target / "samples.png", min(len(_classes(run, classes)), 16))
+    save_grid(images[:SHOWN], target / "samples.png", columns=min(len(shown), 16))
     return target / "samples.npz"
 
 
@@ -107,11 +110,9 @@ def make_walk(
 
     Raises `InputError` as `make_samples`.
     """
-    run = load_run(folder, step=step, ema=ema)
-    require_null(how, run.config.null_rate)
+    run, target = _opened(folder, how, ema, step, out)
     label = _classes(run, classes)[0]
     images = walk(run.denoiser, run.statistics.shape, label, sampling_key(seed), how, number)
-    target = out if out is not None else folder / f"samples-{run.step}"
     make_folder("out", target)
-    _save_grid(run, images, target / f"walk-{label}.png", 10)
+    save_grid(images[:SHOWN], target / f"walk-{label}.png", columns=10)
     return target / f"walk-{label}.png"

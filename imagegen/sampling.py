@@ -24,6 +24,8 @@ from theory.path_base import Path
 
 BATCH = 250
 """Images per compiled call."""
+SHOWN_SIZE = 64
+"""Height in pixels that small images are enlarged to in a grid."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,12 +132,14 @@ def to_bytes(images: Float[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h w c
     return np.clip(np.floor(127.5 * (images + 1) + 0.5), 0, 255).astype(np.uint8)
 
 
-def save_grid(images: Float[np.ndarray, "n h w c"], file: File, *, columns: int, enlarge: int = 1) -> None:
-    """Write images as one PNG, row by row, `columns` >= 1 of them side by side, each pixel `enlarge` >= 1 wide."""
+def save_grid(images: Float[np.ndarray, "n h w c"], file: File, *, columns: int) -> None:
+    """Write images as one PNG, row by row, `columns` >= 1 of them side by side; small ones enlarged to about
+    `SHOWN_SIZE` pixels."""
     from PIL import Image
 
     pixels = to_bytes(images)
     n, h, w, c = pixels.shape
+    enlarge = max(1, SHOWN_SIZE // h)
     rows = -(-n // columns)
     padded = np.concatenate([pixels, np.full((rows * columns - n, h, w, c), 255, np.uint8)])
     framed = np.pad(padded.repeat(enlarge, 1).repeat(enlarge, 2), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from imagegen._files import write_whole
-from imagegen.data.source import Source
+from imagegen.data.source import Source, read_batch
 from theory._checks import require
+from theory._files import write_whole
 from theory.spectra import power_spectrum
 
 LARGEST = 4096
@@ -36,7 +36,8 @@ class Statistics(NamedTuple):
 def images_of(source: Source, limit: int = LARGEST) -> Float[np.ndarray, "n h w c"]:
     """Up to `limit` >= 1 images of a source, evenly spaced."""
     chosen = np.unique(np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int))
-    return np.stack([source[int(i)]["image"] for i in chosen])
+    images: Float[np.ndarray, "n h w c"] = read_batch(source, chosen)["image"]
+    return images
 
 
 def statistics_of(source: Source) -> Statistics:

@@ -27,7 +27,7 @@ from imagegen.paths import make_path
 from imagegen.statistics import Statistics
 from sim.loss import LogNormalTime, MinSNR, TimeLaw, UniformTime, Weight, corrupted_loss, stratified, uniform
 from sim.parameterisations import Parameterisation, Predictor
-from sim.training import ConditionOperators
+from sim.training import ConditionOperators, averaged
 from theory._checks import require
 from theory.corruption import InputPerturbation
 from theory.gates import GateTimes
@@ -164,7 +164,7 @@ def make_step(task: Task, mesh: Mesh, state: State) -> Step:
         updates, moments = optimiser.update(slope, state.moments, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         averages = tuple(
-            _average(old, parameters, decay, state.step) for old, decay in zip(state.averages, decays, strict=True)
+            averaged(old, parameters, decay, state.step) for old, decay in zip(state.averages, decays, strict=True)
         )
         metrics = Metrics(loss, optax.tree.norm(slope), moments.total_notfinite, moments.notfinite_count)
         return State(parameters, averages, moments, state.step + 1), metrics
@@ -173,11 +173,6 @@ def make_step(task: Task, mesh: Mesh, state: State) -> Step:
     return jax.jit(
         step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, whole), donate_argnums=0
     )
-
-
-def _average(old: PyTree, new: PyTree, decay: float, step: Int[Array, ""]) -> PyTree:
-    keep = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda a, b: a + (1 - keep) * (b - a), old, new)
 
 
 def _loss_and_gradient(

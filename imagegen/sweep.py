@@ -18,17 +18,18 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from imagegen._names import require_one_of
 from imagegen.config import Config
 from imagegen.data.builtin import make_source
-from imagegen.data.source import Source
 from imagegen.evaluate import evaluate_samples
 from imagegen.features import train_features
-from imagegen.run import load_run
+from imagegen.run import load_run, read_lines
 from imagegen.sampling import evenly, generate
 from imagegen.sweeps import SEEDS, SWEEPS, Member
 from imagegen.training import Stopped, train
 from sim.experiments.base import plain
 from theory._checks import make_folder, require
+from theory._files import write_whole
 
 SAMPLES = 500
 """Images of each sampling."""
@@ -36,8 +37,13 @@ SAMPLES = 500
 
 def members(name: str) -> list[Member]:
     """The runs of a sweep, each once. Raises `InputError` for an unknown name."""
-    require(name in SWEEPS, "sweep", repr(name), "one of " + ", ".join(SWEEPS))
+    require_one_of("sweep", name, SWEEPS)
     return SWEEPS[name]()
+
+
+def _runs(name: str, seeds: int) -> list[tuple[Member, int]]:
+    """Every run with every seed, all of seed 0 first."""
+    return [(member, seed) for seed in range(seeds) for member in members(name)]
 
 
 def result_file(folder: Path, member: Member, seed: int) -> Path:
@@ -55,16 +61,14 @@ def run_sweep(
     """
     require(0 <= share[0] < share[1], "share", share, "(k, n) with 0 <= k < n")
     require(seeds >= 1, "seeds", seeds, "at least 1")
-    todo = [(member, seed) for seed in range(seeds) for member in members(name)][share[0] :: share[1]]
+    todo = _runs(name, seeds)[share[0] :: share[1]]
     make_folder("out", folder)
     for member, seed in todo:
         _require_same(result_file(folder, member, seed), _made(member, seed))
-    missing = [pair for pair in todo if not result_file(folder, *pair).exists()]
-    for member, seed in tqdm(missing, desc=name, unit="run", disable=None):
-        file = result_file(folder, member, seed)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(run_member(member, seed, device), indent=1, allow_nan=False), encoding="utf-8")
-        partial.replace(file)
+    left = [run for run in todo if not result_file(folder, *run).exists()]
+    for member, seed in tqdm(left, desc=name, unit="run", disable=None):
+        text = json.dumps(run_member(member, seed, device), indent=1, allow_nan=False)
+        write_whole(result_file(folder, member, seed), text)
 
 
 def _made(member: Member, seed: int) -> dict[str, Any]:
@@ -109,32 +113,27 @@ def _found(member: Member, seed: int, device: jax.Device | None) -> dict[str, An
         folder = Path(temporary) / "run"
         train(config, folder, None if device is None else [device])
         run = load_run(folder)
-        losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    evaluations = {}
+        losses = [line["loss"] for line in read_lines(folder / "metrics.jsonl")]
+    features, evaluations = train_features(known, held_out), {}
     for name, how in member.samplings.items():
         labels = evenly(range(known.classes), SAMPLES)
         # the same noise for all members of a seed: differences between them are paired
         images = generate(run.denoiser, known.shape, labels, jax.random.key(1000 + seed), how)
-        evaluations[name] = _evaluated(np.clip(images, -1, 1), labels, known, held_out, seed)
+        evaluations[name] = evaluate_samples(np.clip(images, -1, 1), labels, known, held_out, features, seed)
     norms = np.linalg.norm(np.asarray(run.denoiser.model.table), axis=1)
     return {"evaluations": evaluations, "losses": losses, "embedding_norms": plain(norms)}
 
 
-def _evaluated(images: np.ndarray, labels: np.ndarray, known: Source, held_out: Source, seed: int) -> dict[str, Any]:
-    return evaluate_samples(images, labels, known, held_out, train_features(known, held_out), seed)
-
-
 def results(name: str, folder: Path, *, seeds: int = SEEDS) -> Iterator[dict[str, Any]]:
     """The results of a sweep that are there. Raises `InputError` for one of another config."""
-    for seed in range(seeds):
-        for member in members(name):
-            file = result_file(folder, member, seed)
-            if file.exists():
-                _require_same(file, _made(member, seed))
-                yield json.loads(file.read_text(encoding="utf-8"))
+    for member, seed in _runs(name, seeds):
+        file = result_file(folder, member, seed)
+        if file.exists():
+            _require_same(file, _made(member, seed))
+            yield json.loads(file.read_text(encoding="utf-8"))
 
 
 def missing(name: str, folder: Path, *, seeds: int = SEEDS) -> Sequence[str]:
     """Names of the runs without a result."""
-    pairs = [(member, seed) for seed in range(seeds) for member in members(name)]
-    return [result_file(folder, *pair).stem for pair in pairs if not result_file(folder, *pair).exists()]
+    files = [result_file(folder, *run) for run in _runs(name, seeds)]
+    return [file.stem for file in files if not file.exists()]

@@ -47,11 +47,10 @@ from imagegen.summary import write_summary
 from imagegen.training_data import Gates, gated, make_gates, training_source
 from sim.experiments.base import plain
 from theory._checks import make_folder
+from theory._files import write_whole
 
 PEAKS = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}
 """bfloat16 matrix products per second of a device, without sparsity, by the makers' data sheets."""
-
-
 ROWS = 8
 """Samples of each class in a grid."""
 
@@ -152,9 +151,8 @@ class _Run:
     def _log(self, number: int, metrics: Metrics) -> dict[str, Any]:
         """Wait for the step's numbers and write them."""
         values: Any = plain({"step": number, **metrics._asdict()})
-        values["learning_rate"] = float(
-            schedule(self.config)(number - 1 - values["skipped"])
-        )  # skipped steps do not count
+        counted = number - 1 - values["skipped"]  # a step left out does not advance the schedule
+        values["learning_rate"] = float(schedule(self.config)(counted))
         _append(self.folder / "metrics.jsonl", values)
         return values
 
@@ -174,7 +172,7 @@ class _Run:
         denoiser = average_denoiser(self.task, state)
         images = generate(denoiser, self.source.shape, conds, sampling_key(self.config.seed), SamplerConfig(steps=20))
         file = self.folder / "samples" / f"step-{number:07d}.png"
-        save_grid(images, file, columns=columns, enlarge=max(1, 64 // self.source.shape[0]))
+        save_grid(images, file, columns=columns)
 
 
 def _broken(seen: dict[str, Any], number: int, folder: Path) -> str:
@@ -201,6 +199,4 @@ def _truncate(file: Path, done: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             break
-    partial = file.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(file)
+    write_whole(file, "".join(kept))

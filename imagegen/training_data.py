@@ -10,6 +10,8 @@ from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.degrade import Degraded, make_degradation
 from imagegen.data.source import ArraySource, Source, in_memory
+from imagegen.features import read_all
+from imagegen.step import GATE
 from theory._checks import require
 from theory.gates import gate_times
 from theory.path_base import Path
@@ -37,11 +39,11 @@ def make_gates(config: Config, source: Source, path: Path) -> Gates | None:
     """
     if config.train_on != "gated":
         return None
-    degraded = np.array([source[index]["degraded"] for index in range(len(source))])
+    degraded = read_all(source)["degraded"]
     times = gate_times(path, np.where(degraded, config.sigma_min, 0.0))
     opens = bool(np.isfinite(np.asarray(times.t_open)[degraded]).all())
     require(opens, "sigma_min", config.sigma_min, f"low enough for the path {config.path} to open the gate")
-    return {name: np.asarray(getattr(times, name), np.float32) for name in ("t_max", "t_n", "t_open")}
+    return {name: np.asarray(getattr(times, name), np.float32) for name in GATE}
 
 
 def gated(batch: dict[str, Any], gates: Gates | None) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import tyro
 
-from theory._checks import InputError, make_folder, require
+from theory._checks import make_folder, require
+from theory._commands import exit_code
 
 if TYPE_CHECKING:
     from theory.report import Result
@@ -138,17 +139,14 @@ def prepare() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     prepare()
-    try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+
+    def command() -> int:
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="python -m sim", description=__doc__, args=given or ["--help"]
         )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; finished rows are kept, the same command goes on from them", file=sys.stderr)
-        return 130
+
+    return exit_code(command, "interrupted; finished rows are kept, the same command goes on from them")
 
 
 if __name__ == "__main__":

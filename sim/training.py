@@ -39,7 +39,7 @@ from theory.corruption import Fixed, Fresh, VectorCorruption
 from theory.gates import GateTimes
 from theory.path_base import Path, Time
 
-__all__ = ["CodeDenoiser", "ConditionOperators", "Conditions", "Fit", "adam", "fit"]
+__all__ = ["CodeDenoiser", "ConditionOperators", "Conditions", "Fit", "adam", "averaged", "fit"]
 
 Operator = Fixed | Fresh
 Progress = Callable[[int, float], Any]
@@ -237,6 +237,12 @@ def _check(points: Array, conditions: Conditions | None, gate: GateTimes | None,
     require(batch >= 1, "batch", batch, "at least 1")
 
 
+def averaged(average: PyTree, weights: PyTree, decay: ScalarLike, step: ScalarLike) -> PyTree:
+    """The average of weights after `step` (module's top), in the average's own types; `decay` in [0, 1)."""
+    keep = jnp.minimum(jnp.asarray(decay), (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: (old + (1 - keep) * (new - old)).astype(old.dtype), average, weights)
+
+
 @eqx.filter_jit
 def _advance(
     task: _Task, optimiser: optax.GradientTransformation, state: _State, start: Int[Array, ""], length: int
@@ -245,11 +251,7 @@ def _advance(
         loss, slope = eqx.filter_value_and_grad(_batch_loss)(state.weights, task, s)
         updates, moments = optimiser.update(slope, state.moments, state.weights)
         weights = eqx.apply_updates(state.weights, updates)
-        keep = jnp.minimum(task.decay, (1 + s) / (10 + s))
-        average = jax.tree.map(
-            lambda old, new: (old + (1 - keep) * (new - old)).astype(old.dtype), state.average, weights
-        )
-        return _State(weights, average, moments), loss
+        return _State(weights, averaged(state.average, weights, task.decay, s), moments), loss
 
     return jax.lax.scan(step, state, start + jnp.arange(length))
 

@@ -17,6 +17,7 @@ import jax
 import tyro
 
 from theory._checks import InputError, make_folder, require
+from theory._commands import exit_code
 from theory.settings import Settings
 
 DEFAULTS = Settings()
@@ -213,19 +214,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jax.config.update("jax_enable_x64", True)
     # Most programs here run a few times only: optimising them costs more than it saves.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
-    try:
+
+    def command() -> int:
         return tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="python -m theory",
-            description=__doc__,
-            args=_with_command(given),
+            COMMANDS, prog="python -m theory", description=__doc__, args=_with_command(given)
         )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+
+    return exit_code(command, "interrupted")
 
 
 if __name__ == "__main__":

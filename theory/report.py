@@ -13,6 +13,7 @@ from pathlib import Path
 
 from latex2mathml.converter import convert
 
+from theory._files import write_whole
 from theory.claims.claim import Claim
 from theory.claims.decide import Decision
 from theory.verdicts import number_lines, summary
@@ -152,7 +153,5 @@ def write_page(folder: Path, text: str) -> Path:
     """Write `index.html` in a folder (made if missing), whole or not at all, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "index.html"
-    partial = folder / "index.html.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(target)
+    write_whole(target, text)
     return target

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from theory._checks import InputError, require
+from theory._files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,9 +137,7 @@ def _run_cell(experiment: str, config: Any, cell: Cell, seed: int, file: Path) -
     from sim.experiments.registry import EXPERIMENTS
 
     row = make_row(EXPERIMENTS[experiment].run, config, cell, seed)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(row, allow_nan=False), encoding="utf-8")
-    partial.replace(file)
+    write_whole(file, json.dumps(row, allow_nan=False))
     return row
 
 
