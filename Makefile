@@ -6,8 +6,11 @@ STAMP := $(VENV)/.installed
 BENCH := .venv-bench
 PYTEST := -q -n 2 --dist loadfile --no-loadscope-reorder
 PEERS := .venv-bench-sampling
+DIT := .venv-dit
+# A checkout of facebookresearch/DiT.
+REFERENCE ?=
 
-.PHONY: report test test-slow lint claims benchmarks clean
+.PHONY: report test test-slow lint claims benchmarks named parity train-step clean
 
 report: $(STAMP)
 	$(BIN)/python -m imagegen report
@@ -29,13 +32,24 @@ benchmarks: $(BENCH)/.installed $(PEERS)/.installed
 	$(PEERS)/bin/python benchmarks/mixture_sampling.py --output benchmarks/RESULTS-sampling.md
 	$(PEERS)/bin/python benchmarks/empirical_denoiser.py --output benchmarks/RESULTS-empirical.md
 
+named:
+	$(if $(REFERENCE),,$(error name a checkout of facebookresearch/DiT: make $(MAKECMDGOALS) REFERENCE=DIR))
+
+parity: named $(STAMP) $(DIT)/.installed
+	$(BIN)/python -m pytest tests/imagegen/test_dit_parity.py -q -rP -m 'slow or not slow' \
+		--reference $(REFERENCE) --reference-python $(DIT)/bin/python
+
+train-step: named $(STAMP) $(DIT)/.installed
+	$(BIN)/python benchmarks/train_step.py --reference $(REFERENCE) --reference-python $(DIT)/bin/python \
+		--output benchmarks/RESULTS-train-step.md
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(PEERS) report results build dist
+	rm -rf $(VENV) $(BENCH) $(PEERS) $(DIT) report results build dist
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Patina needs Python >= 3.11; found " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 report") if sys.version_info < (3, 11) else None'
@@ -54,3 +68,8 @@ $(PEERS)/.installed: pyproject.toml benchmarks/constraints-sampling.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints-sampling.txt --editable '.[bench-sampling]'
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint benchmarks/constraints-sampling.txt k-diffusion smalldiffusion
 	touch $(PEERS)/.installed
+
+$(DIT)/.installed: benchmarks/constraints-dit.txt
+	$(PYTHON) -m venv --clear $(DIT)
+	$(DIT)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints-dit.txt torch torchvision timm
+	touch $(DIT)/.installed

@@ -123,7 +123,7 @@ def sweep(
     seeds: int = 5,
     share: tuple[int, int] = (0, 1),
 ) -> int:
-    """Run what is missing of a sweep (`imagegen.sweeps.SWEEPS`), a result file per run.
+    """Run what is missing of a sweep (`imagegen.sweeps.SWEEPS`), a result file per run; print and draw what it found.
 
     Args:
         name: The sweep.
@@ -131,10 +131,12 @@ def sweep(
         seeds: Repeats.
         share: K N: every N-th of the runs from number K on, for N processes at once.
     """
-    from imagegen.sweep import missing, run_sweep
+    from imagegen.sweep import missing, results, run_sweep
+    from imagegen.sweep_answer import write_answer
 
     folder = out if out is not None else Path("results") / name
     run_sweep(name, folder, seeds=seeds, share=share)
+    print(write_answer(name, list(results(name, folder, seeds=seeds)), folder))
     left = missing(name, folder, seeds=seeds)
     print(f"wrote {folder}" + (f"; {len(left)} runs are missing, such as {left[0]}" if left else ""))
     return 0

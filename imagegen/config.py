@@ -47,8 +47,8 @@ class Config:
 
     - `condition`, `strength`, `condition_drawn`, `condition_share`: operator on the class embedding, its gamma or rate,
       drawn afresh at every use or fixed per sample, on a share of the samples.
-    - `flips`, `flip_share` in [0, 1], `flips_drawn`: label flips; asymmetric ones among confusable classes, those with
-      the same number in `flip_groups` (one per class; by default 2k and 2k + 1 are confusable).
+    - `flips`, `flip_share` in [0, 1], `flips_drawn`: label flips; asymmetric ones among classes that are `confusable`,
+      groups of their names such as `3/8` and `4/7/9`; classes in no group are never flipped.
     - `input_perturbation` >= 0: gamma of Ning et al. 2023.
     - `null_rate` in [0, 1): share of the uses without a condition, for guidance.
 
@@ -82,7 +82,7 @@ class Config:
     flips: str = "none"
     flip_share: float = 0.0
     flips_drawn: str = "fixed"
-    flip_groups: tuple[int, ...] = ()
+    confusable: tuple[str, ...] = ()
     input_perturbation: float = 0.0
     null_rate: float = 0.1
     batch: int = 128
@@ -156,11 +156,11 @@ def _check_agreement(config: Config) -> None:
         idle = getattr(config, parent) == "none" and getattr(config, name) != getattr(usual, name)
         require(not idle, name, getattr(config, name), f"left out where {parent} is none")
     require(config.condition_share > 0, "condition_share", config.condition_share, "above 0")
-    for name, (strong, named, other) in pairs.items():
+    for name, (strong, chosen, other) in pairs.items():
         allowed = f"above 0 exactly where {other} is not none ({other}={getattr(config, other)!r})"
-        require(strong == named, name, getattr(config, name), allowed)
-    groups = not config.flip_groups or config.flips == "asymmetric"
-    require(groups, "flip_groups", config.flip_groups, f"left out for flips={config.flips!r}")
+        require(strong == chosen, name, getattr(config, name), allowed)
+    named = bool(config.confusable) == (config.flips == "asymmetric")
+    require(named, "confusable", config.confusable, f"given exactly for asymmetric flips (flips={config.flips!r})")
     if config.condition in ("dropout", "label smoothing"):
         require(config.strength < 1, "strength", config.strength, f"below 1 for {config.condition}")
     if config.condition == "label smoothing":

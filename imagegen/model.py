@@ -6,18 +6,22 @@
 The embedding is drawn here for every network, so every operator acts at one place.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
 
+from imagegen._names import require_one_of
 from imagegen.config import Config
 from imagegen.networks.registry import make_network
 from imagegen.statistics import Statistics
 from sim.parameterisations import EDM, PARAMETERISATIONS, Network, Parameterisation, Predictor
 from sim.training import ConditionOperators
+from theory._checks import require
 from theory.corruption import (
     Dropout,
     EmbeddingGaussian,
@@ -84,7 +88,8 @@ def make_parameterisation(config: Config, statistics: Statistics) -> Parameteris
 
 
 def make_operators(config: Config, statistics: Statistics) -> ConditionOperators:
-    """The run's operators on the class and on its embedding. Raises `ValueError` for flips where a class is empty.
+    """The run's operators on the class and on its embedding. Raises `ValueError` for flips where a class is empty, and
+    for groups of confusable classes as `confusable_groups` does.
 
     Label smoothing is not among them: it acts on the table, see `training_codes`.
     """
@@ -98,9 +103,28 @@ def _label_operator(config: Config, statistics: Statistics) -> Fixed | Fresh | N
     if config.flips == "symmetric":
         flip: LabelFlip = symmetric_flip(prior, config.flip_share)
     else:
-        groups = jnp.asarray(config.flip_groups) if config.flip_groups else jnp.arange(len(prior)) // 2
-        flip = asymmetric_flip(prior, config.flip_share, groups)
+        groups = confusable_groups(config.confusable, statistics.class_names)
+        flip = asymmetric_flip(prior, config.flip_share, jnp.asarray(groups))
     return Fixed(flip) if config.flips_drawn == "fixed" else Fresh(flip)
+
+
+def confusable_groups(groups: Sequence[str], class_names: Sequence[str]) -> Int[np.ndarray, " K"]:
+    """A number for each class, the same for those of one group (names joined by `/`) and for no others.
+
+    Raises `InputError` for a name that is no class, suggesting the nearest, a class named twice, and a group of one.
+    """
+    numbers = np.arange(len(class_names))
+    members = [group.split("/") for group in groups]
+    named = [name for group in members for name in group]
+    for group in members:
+        require(len(group) >= 2, "confusable", "/".join(group), "groups of two classes or more, joined by /")
+    for name in named:
+        require_one_of("confusable", name, class_names)
+        require(named.count(name) == 1, "confusable", f"'{name}' twice", "groups without a class in common")
+    for group in members:
+        places = [class_names.index(name) for name in group]
+        numbers[places] = places[0]
+    return numbers
 
 
 def _embedding_operator(config: Config) -> Fixed | Fresh | None:

@@ -16,6 +16,7 @@ import numpy as np
 from imagegen.run import read_lines
 from imagegen.sweep import results
 from imagegen.sweep_answer import QUESTIONS, answer, details, difference_figure
+from imagegen.sweep_theory import predictions
 from imagegen.sweeps import SWEEPS
 from sim.experiments.wording import shown
 from theory._checks import require
@@ -120,7 +121,11 @@ def sweep_result(name: str, found: Sequence[dict[str, Any]]) -> Result:
         for sampling in first.samplings
     ]
     seconds = float(np.sum([one["seconds"] for one in found]))
-    points = [*details(name, found), f"{len(found)} runs in {seconds / 3600:.1f} hours of their own."]
+    points = [
+        *details(name, found),
+        *predictions(name, found),
+        f"{len(found)} runs in {seconds / 3600:.1f} hours of their own.",
+    ]
     return Result(QUESTIONS[name], answer(name, found), figures, points)
 
 

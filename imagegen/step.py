@@ -11,6 +11,7 @@ gradients are not finite leaves the weights as they are and is counted (`optax.a
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -157,10 +158,12 @@ def make_step(task: Task, mesh: Mesh, state: State) -> Step:
     One program for all steps. `state` tells the shapes.
     """
     optimiser, decays = make_optimiser(task.config), task.config.ema
-    shardings = state_shardings(mesh, state)
+    shardings, whole = state_shardings(mesh, state), NamedSharding(mesh, PartitionSpec())
+    # arguments, not constants: runs that differ in seed or data alone share a program in JAX's compilation cache
+    arrays, static = eqx.partition(task, eqx.is_array)
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        loss, slope = _loss_and_gradient(state.parameters, task, batch, state.step)
+    def step(arrays: PyTree, state: State, batch: Batch) -> tuple[State, Metrics]:
+        loss, slope = _loss_and_gradient(state.parameters, eqx.combine(arrays, static), batch, state.step)
         updates, moments = optimiser.update(slope, state.moments, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         averages = tuple(
@@ -169,10 +172,10 @@ def make_step(task: Task, mesh: Mesh, state: State) -> Step:
         metrics = Metrics(loss, optax.tree.norm(slope), moments.total_notfinite, moments.notfinite_count)
         return State(parameters, averages, moments, state.step + 1), metrics
 
-    whole = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(
-        step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, whole), donate_argnums=0
+    compiled = jax.jit(
+        step, in_shardings=(whole, shardings, batch_sharding(mesh)), out_shardings=(shardings, whole), donate_argnums=1
     )
+    return partial(compiled, jax.device_put(arrays, whole))
 
 
 def _loss_and_gradient(

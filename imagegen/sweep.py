@@ -28,7 +28,7 @@ from imagegen.sampling import evenly, generate
 from imagegen.sweeps import SEEDS, SWEEPS, Member
 from imagegen.training import Stopped, train
 from sim.experiments.base import plain
-from theory._checks import make_folder, require
+from theory._checks import InputError, make_folder, require
 from theory._files import write_whole
 
 SAMPLES = 500
@@ -92,7 +92,7 @@ def _require_same(file: Path, made: dict[str, Any]) -> None:
 def run_member(member: Member, seed: int, device: jax.Device | None = None) -> dict[str, Any]:
     """Train one run, sample it in every way, evaluate; the result as JSON can hold it.
 
-    A run whose training stopped itself has `failed`, the message, and no evaluations.
+    A run whose training stopped itself, or whose samples are not finite, has `failed`, the message, and no evaluations.
     """
     began = time.perf_counter()
     try:
@@ -118,7 +118,10 @@ def _found(member: Member, seed: int, device: jax.Device | None) -> dict[str, An
     for name, how in member.samplings.items():
         labels = evenly(range(known.classes), SAMPLES)
         # the same noise for all members of a seed: differences between them are paired
-        images = generate(run.denoiser, known.shape, labels, jax.random.key(1000 + seed), how)
+        try:
+            images = generate(run.denoiser, known.shape, labels, jax.random.key(1000 + seed), how)
+        except InputError as error:
+            raise Stopped(f"sampling {name}: {error}") from error
         evaluations[name] = evaluate_samples(np.clip(images, -1, 1), labels, known, held_out, features, seed)
     norms = np.linalg.norm(np.asarray(run.denoiser.model.table), axis=1)
     return {"evaluations": evaluations, "losses": losses, "embedding_norms": plain(norms)}

@@ -7,6 +7,7 @@ about one in 40 each way. A run of which a seed failed is not compared.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from imagegen.sweeps import SWEEPS
 from sim.experiments.wording import shown, sign
 from sim.intervals import Interval, mean_interval, paired_difference
+from theory._files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -161,3 +163,19 @@ def difference_figure(sweep: str, results: Results, sampling: str) -> "Figure":
     axes.set_yticks(np.arange(len(found)), [one.name for one in reversed(found)], fontsize=8)
     axes.set(xlabel=f"debiased $W_2^2$ per class, minus that of {SWEEPS[sweep]()[0].name}", title=sampling)
     return figure
+
+
+def write_answer(sweep: str, results: Results, folder: Path) -> str:
+    """Write `answer.md`, the answer with its details and table, and a figure for each way of sampling; return the text.
+
+    With fewer than two seeds there are no figures.
+    """
+    from theory.canvas import png
+
+    points = "".join(f"- {point}\n" for point in details(sweep, results))
+    text = f"{QUESTIONS[sweep]}\n\n{answer(sweep, results)}\n\n{points}\n{table(sweep, results)}\n"
+    write_whole(folder / "answer.md", text)
+    for sampling in sorted({one.sampling for one in differences(sweep, results)}):
+        image = png(difference_figure(sweep, results, sampling))
+        (folder / f"differences-{sampling.replace('=', '-').replace(' ', '-')}.png").write_bytes(image)
+    return text

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from sim.gating import ambient_pair, gated_pair, kept_point
 from sim.loss import LogNormalTime, MinSNR, UniformIn, UniformTime, denoising_loss, stratified, uniform
 from sim.parameterisations import EDM, PARAMETERISATIONS, Data, Flow, Noise, Predictor, Velocity
-from tests.strategies import SOME_PATHS
 from theory.ambient import Line, ambient_alpha, ambient_loss, minimum_error
 from theory.corruption import InputPerturbation
 from theory.gates import GateTimes, gate_times, noise_to_signal
@@ -31,11 +30,16 @@ EPS = float(np.finfo(np.float64).eps)
 SPECTRUM = jnp.asarray([4.0, 0.7, 0.7])
 WEIGHTS = {"uniform": uniform, "min-snr": MinSNR(5.0), "in noise": UniformIn(Noise()), "edm": UniformIn(EDM(0.5))}
 times = st.floats(0.02, 0.98)
-each_path = pytest.mark.parametrize("name", SOME_PATHS)
-one_of_each_sort = pytest.mark.parametrize(
-    "name", [name if name in ("vp_linear", "bures") else pytest.param(name, marks=pytest.mark.slow) for name in PATHS]
-)
-"""A scalar and a spectral path by default, where every parameterisation or weight is compiled for each path."""
+
+
+def quick_on(*names):
+    """All paths, the others than these with `-m slow`: every parameterisation or weight is compiled for each path."""
+    return pytest.mark.parametrize(
+        "name", [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in PATHS]
+    )
+
+
+each_path = quick_on("variance_exploding", "shortest")
 PARTS = {**PARAMETERISATIONS, "edm": lambda: EDM(0.8), "edm, per frequency": lambda: EDM(jnp.sqrt(SPECTRUM))}
 
 
@@ -174,7 +178,7 @@ def gradient_ratio(path, part, weight, t, shift):
     return max(float(jnp.max(jnp.abs(jnp.mean(leaf, 0))) / jnp.mean(jnp.abs(leaf))) for leaf in each)
 
 
-@one_of_each_sort
+@quick_on("bures")
 def test_the_linear_optimum_of_gaussian_data_minimises_every_loss(name):
     """By autodiff, with one weight for each parameterisation in turn; all weights in the test with a mixture."""
     path, weights = make(name), itertools.cycle(WEIGHTS.values())
@@ -251,7 +255,7 @@ def slope(expected, centre):
     return float(jnp.max(jnp.abs(values[:4] - values[4:]))) / 2
 
 
-@one_of_each_sort
+@quick_on("bures")
 def test_the_posterior_mean_of_a_mixture_minimises_every_loss(name):
     path, rule = scalar_like(name), mixture_rule(1, 64)
     t = path.time_at(-0.5)
@@ -459,7 +463,9 @@ def test_a_clean_sample_gives_the_ordinary_pair(name):
         np.testing.assert_allclose(fresh, e, atol=8 * EPS)
 
 
-@pytest.mark.parametrize("name", [pytest.param("vp_cosine", marks=pytest.mark.slow), "variance_exploding", "bures"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("vp_cosine", "variance_exploding")), "bures"]
+)
 def test_the_ambient_loss_is_minimised_by_the_posterior_mean_and_has_its_floor(name):
     """Quadrature over (x0, z, e): gradient zero at E[x0 | x_t] in every parameterisation, and the least loss in x0 is
     mmse + σ_n²/α with mmse by quadrature over x_t (`theory.ambient`).

@@ -150,7 +150,7 @@ def variance_step(sampler, path, late, early, total):
 LEGS = [
     ("shortest", 0.8, 0.2),
     pytest.param("heat", 0.3, 0.1, marks=pytest.mark.slow),
-    ("vp_cosine", 0.9, 0.2),
+    pytest.param("vp_cosine", 0.9, 0.2, marks=pytest.mark.slow),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 
 from imagegen import config as configs
 from imagegen import sweep as module
+from imagegen.__main__ import main
 from imagegen.config import Config
 from imagegen.results import sweep_result
 from imagegen.sampling import SamplerConfig
 from imagegen.sweep import missing, results, run_sweep
-from imagegen.sweep_answer import FIGURE, answer, details, differences, table, verdict
+from imagegen.sweep_answer import FIGURE, QUESTIONS, answer, details, differences, table, verdict
 from imagegen.sweeps import SWEEPS, Member
+from theory._checks import InputError
 
 BASE = Config(network="small", batch=32, steps=4, warmup=1, log_every=2, checkpoint_every=4, samples_every=0, keep=1)
 SAMPLINGS = {"w=0": SamplerConfig(steps=2)}
@@ -73,6 +76,31 @@ def test_a_run_of_a_sweep_is_trained_sampled_and_evaluated(tiny):
     assert found[0]["losses"] != found[1]["losses"]
     assert len(found[0]["losses"]) == 2
     assert len(found[0]["embedding_norms"]) == 11
+
+
+def test_a_run_whose_samples_are_not_finite_is_told_as_failed(tiny, monkeypatch):
+    def broken(*arguments):
+        raise InputError("denoiser: not finite")
+
+    monkeypatch.setattr(module, "train", lambda *arguments: None)
+    monkeypatch.setattr(module, "load_run", lambda folder: SimpleNamespace(denoiser=None))
+    monkeypatch.setattr(module, "generate", broken)
+    found = module.run_member(tiny[0], 0)
+    assert (found["failed"], found["evaluations"]) == ("sampling w=0: denoiser: not finite", {})
+
+
+def test_the_command_prints_draws_and_keeps_what_was_found(tiny, tmp_path, monkeypatch, capsys):
+    def run(member, seed, device):
+        figures = {FIGURE: {"debiased": 0.1 * seed + (member.name == "cep")}}
+        found = {"name": member.name, "seed": seed, "evaluations": {"w=0": {"figures": figures}}, "seconds": 1.0}
+        return found | module._made(member, seed)
+
+    monkeypatch.setattr(module, "run_member", run)
+    monkeypatch.setitem(QUESTIONS, "tiny", "Is it?")
+    assert main(["sweep", "tiny", "--out", str(tmp_path), "--seeds", "3"]) == 0
+    assert "0 better, 1 worse, 0 undecided (3 seeds" in capsys.readouterr().out
+    assert "| cep | 1" in (tmp_path / "answer.md").read_text()
+    assert (tmp_path / "differences-w-0.png").exists()
 
 
 def fake(name, seed, value):

@@ -36,7 +36,7 @@ def steps(config, devices=1, count=3):
         states.append(jax.tree.map(np.array, state))  # the step uses it up
         state, metrics = step(state, jax.device_put(gated(batch, gates), batch_sharding(mesh)))
         seen.append([float(metrics.loss), float(metrics.grad_norm)])
-    return np.array(seen), states, step._cache_size()
+    return np.array(seen), states, step.func._cache_size()
 
 
 @pytest.fixture(scope="module")
