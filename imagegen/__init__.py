@@ -10,6 +10,7 @@
 Float32, with bfloat16 products where asked for. `python -m imagegen` is the command line.
 """
 
+from imagegen.annotate import AnnotateConfig, annotate_source, run_annotate
 from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.loading import batches
@@ -27,6 +28,7 @@ from imagegen.training import Stopped, train
 __all__ = [
     "NETWORKS",
     "PRESETS",
+    "AnnotateConfig",
     "ArraySource",
     "Config",
     "Features",
@@ -36,6 +38,7 @@ __all__ = [
     "SamplerConfig",
     "Source",
     "Stopped",
+    "annotate_source",
     "batches",
     "evaluate_samples",
     "forward_flops",
@@ -44,6 +47,7 @@ __all__ = [
     "make_network",
     "make_source",
     "parameter_count",
+    "run_annotate",
     "run_sweep",
     "train",
     "train_features",

@@ -1,4 +1,4 @@
-"""The command line of `imagegen`: train, sample, evaluate.
+"""The command line of `imagegen`: annotate, train, sample, evaluate.
 
 `python -m imagegen presets` lists the presets; `train PRESET` trains one, any field of the config overridden by its
 option; the same command goes on where it stopped. Exit code 2: a mistake in what was asked; 3: training stopped itself.
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from imagegen._names import require_one_of
+from imagegen.annotate import AnnotateConfig
 from imagegen.config import Config
 from imagegen.presets import PRESETS
 from theory._checks import require
@@ -51,6 +52,24 @@ def _train(given: Sequence[str]) -> int:
         return 0
 
     return tyro.cli(command, prog=f"python -m imagegen train {name}", args=rest)
+
+
+def annotate(
+    config: Annotated[AnnotateConfig, tyro.conf.arg(name="")] = AnnotateConfig(),  # noqa: B008 (it is frozen)
+    *,
+    out: Path = Path("annotations.npz"),
+) -> int:
+    """Let classifiers say which noise levels each degraded image may train: OUT, for `train --annotations OUT`.
+
+    Args:
+        config: The data, as for `train`, and how they are judged.
+        out: The file; a figure is written beside it.
+    """
+    from imagegen.annotate import run_annotate, told
+
+    print(told(run_annotate(config, out)))
+    print(f"wrote {out} and {out.with_suffix('.png')}")
+    return 0
 
 
 def sample(
@@ -160,6 +179,7 @@ def report(*, out: Path = Path("report"), results: Path = Path("results"), full:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "presets": presets,
+    "annotate": annotate,
     "sample": sample,
     "evaluate": evaluate,
     "sweep": sweep,

@@ -32,11 +32,13 @@ class Config:
 
     **Data**
 
-    - `data`: `digits`, `photographs`, `shapes`, or an .npz file with `images` and `labels`.
+    - `data`: `digits`, `photographs`, `shapes`, or an .npz file with `images`, `labels` and, where some are of low
+      quality, `degraded`.
     - `degradation`, `degraded_share` in [0, 1], `degradation_strength`: what a share of the images, chosen by index,
       has suffered: see `imagegen.data.degrade.DEGRADATIONS`.
     - `train_on`: all of them as they are, the clean ones, or all with the degraded ones `gated` at noise-to-signal
-      ratios >= `sigma_min` (each noised once to it, by its index).
+      ratios >= `sigma_min` (each noised once to it, by its index), or as the file `annotations` says for each of them
+      (`python -m imagegen annotate` writes it, for the same data).
 
     **Network**: `network`, a name of `imagegen.networks.NETWORKS`; `compute`, the type of its arithmetic (parameters
     are float32); `remat`: recompute activations in the backward pass, to save memory.
@@ -101,8 +103,11 @@ class Config:
     keep: int = 2
     fsdp: int = 1
     seed: int = 0
+    annotations: str = ""
 
 
+SINCE = ("annotations",)
+"""Fields that configs written before they came lack: a run without one is of its usual value."""
 FREE = ("log_every", "samples_every", "checkpoint_every", "keep", "fsdp", "stop_after", "remat")
 """Fields that may differ between a run and its resumption: they change no weight but by rounding."""
 
@@ -170,9 +175,11 @@ def _check_agreement(config: Config) -> None:
     if config.train_on == "clean":
         require(config.degraded_share < 1, "degraded_share", config.degraded_share, "below 1 to train on clean images")
     gated = config.train_on == "gated"
-    require(gated == (config.sigma_min > 0), "sigma_min", config.sigma_min, "above 0 exactly where train_on is gated")
-    require(config.train_on == "all" or config.degradation != "none", "train_on", config.train_on,
-            "all, where nothing is degraded")  # fmt: skip
+    ranges = (config.sigma_min > 0) + (config.annotations != "")
+    require(ranges == gated, "sigma_min, annotations", (config.sigma_min, config.annotations),
+            "one of them given where train_on is gated, and neither elsewhere")  # fmt: skip
+    some = config.degradation != "none" or config.data.endswith(".npz")
+    require(config.train_on == "all" or some, "train_on", config.train_on, "all, where nothing is degraded")
     parts = config.accumulate
     require(config.batch % parts == 0, "batch", config.batch, f"divisible by accumulate={parts}")
     whole = config.checkpoint_every % config.log_every == 0
@@ -196,6 +203,7 @@ def load(file: Path) -> Config:
         raise InputError(f"{file} is not JSON: {error}") from error
     require(isinstance(values, dict), str(file), f"JSON of a {type(values).__name__}", "a JSON object")
     usual = dataclasses.asdict(Config())
+    values = {**{name: usual[name] for name in SINCE}, **values}
     for name in values:
         require_one_of(f"a field of {file.name}", name, usual)
     absent = [name for name in usual if name not in values]

@@ -1,6 +1,7 @@
 """Training: from a config to a folder with checkpoints, metrics, samples and a summary; interrupted, it goes on.
 
     FOLDER/config.json, statistics.json     what the run is, and what it must know of its data
+    FOLDER/annotations.npz                  where it is gated by such a file: a copy of it
     FOLDER/checkpoints/                     weights, averages, moments, step
     FOLDER/metrics.jsonl                    a line every `log_every` steps; the same numbers however often it stopped
     FOLDER/speed.jsonl                      images/s: what depends on the machine
@@ -23,8 +24,8 @@ import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from imagegen import annotations, statistics
 from imagegen import config as configs
-from imagegen import statistics
 from imagegen.checkpoint import Checkpoints, full_disk_explained, require_space
 from imagegen.config import Config
 from imagegen.data.loading import batches
@@ -63,7 +64,8 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     """Train as `config` says, in `folder`, on `devices` (default: all); return the state at the end.
 
     Goes on where a run of the same config stopped. Raises `InputError` for a config that is refused, data that are
-    bad, a folder with another run and a full disk, `Stopped` after too many steps with non-finite gradients in a row.
+    bad, a folder with another run, annotations of other images or changed since, and a full disk, `Stopped` after too
+    many steps with non-finite gradients in a row.
     """
     configs.check(config)
     mesh = make_mesh(config, jax.devices() if devices is None else devices)
@@ -74,12 +76,18 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     known = statistics.statistics_of(source)
     if (folder / "statistics.json").exists():
         statistics.require_same(known, statistics.load(folder / "statistics.json"))
+    file, kept = Path(config.annotations), folder / "annotations.npz"
+    if kept.exists():
+        annotations.require_unchanged(file, kept)
     task, state = make_task(config, known)
+    gates = make_gates(config, source, task.path)
     make_folder("out", folder)
-    run = _Run(config, folder, source, task, mesh, make_gates(config, source, task.path))
+    run = _Run(config, folder, source, task, mesh, gates)
     with full_disk_explained(folder):
         configs.save(config, folder / "config.json")
         statistics.save(known, folder / "statistics.json")
+        if config.annotations:
+            write_whole(kept, file.read_bytes())
         return run.to_the_end(state)
 
 

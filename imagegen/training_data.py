@@ -1,11 +1,13 @@
 """What a run trains on: its source, with some images degraded, and the noise gates of the degraded ones."""
 
 from collections.abc import Mapping
+from pathlib import Path as File
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from imagegen import annotations
 from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.degrade import Degraded, make_degradation
@@ -21,28 +23,37 @@ Gates = Mapping[str, Float[np.ndarray, " n"]]
 
 
 def training_source(config: Config) -> Source:
-    """The training images as they are read. Raises `ValueError` for bad data or a bad file."""
+    """The training images as they are read; where some are degraded, the records say which.
+
+    Raises `ValueError` for bad data or a bad file, and where some should be degraded but none is.
+    """
     source = make_source(config.data, "train")
-    if config.degradation == "none":
-        return source if isinstance(source, ArraySource) else in_memory(source)
-    degradation = make_degradation(config.degradation, config.degradation_strength)
-    degraded = in_memory(Degraded(source, degradation, config.degraded_share, config.seed))
-    if config.train_on != "clean":
-        return degraded
-    return degraded.subset(np.flatnonzero(~degraded.extras["degraded"]))
+    if config.degradation != "none":
+        degradation = make_degradation(config.degradation, config.degradation_strength)
+        source = Degraded(source, degradation, config.degraded_share, config.seed)
+    whole = source if isinstance(source, ArraySource) else in_memory(source)
+    some = config.train_on == "all" or "degraded" in whole.extras
+    require(some, "train_on", config.train_on, f"all, where nothing says which images of '{whole.name}' are degraded")
+    return whole.subset(np.flatnonzero(~whole.extras["degraded"])) if config.train_on == "clean" else whole
 
 
 def make_gates(config: Config, source: Source, path: Path) -> Gates | None:
-    """The gates of all images where the run trains gated: degraded ones open at `sigma_min`; else None.
+    """The gates of all images where the run trains gated, else None: degraded ones open at `sigma_min`, or all as the
+    file `annotations` says.
 
-    Raises `ValueError` where they would never open.
+    Raises `ValueError` where gates that should open never would, and for a file that is not of these images.
     """
     if config.train_on != "gated":
         return None
     degraded = read_all(source)["degraded"]
-    times = gate_times(path, np.where(degraded, config.sigma_min, 0.0))
-    opens = bool(np.isfinite(np.asarray(times.t_open)[degraded]).all())
-    require(opens, "sigma_min", config.sigma_min, f"low enough for the path {config.path} to open the gate")
+    low, high = np.where(degraded, config.sigma_min, 0.0), np.zeros(len(degraded))
+    if config.annotations:
+        noted = annotations.load(File(config.annotations))
+        annotations.require_of(noted, source, config.annotations)
+        low, high = noted.sigma_min, noted.sigma_max
+    times = gate_times(path, low, high)
+    opens = bool(np.isfinite(np.asarray(times.t_open)[np.isfinite(low)]).all())
+    require(opens, "sigma_min", low.max(), f"low enough for the path {config.path} to open the gate")
     return {name: np.asarray(getattr(times, name), np.float32) for name in GATE}
 
 

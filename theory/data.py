@@ -9,6 +9,7 @@ names what was given and what is allowed; pickled arrays are never unpickled.
 import functools
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def load_npz(path: str | Path) -> DataSet:
     """
     file = Path(path)
     _require(file.is_file(), "data file", f"'{file}', which is no file", "the path of an .npz file")
-    arrays = _read_arrays(file)
+    arrays = read_arrays(file, ("features", "images", "labels"))
     if "images" in arrays and "features" in arrays:
         raise DataError(f"'{file}' must hold either 'features' or 'images'; got both.")
     if "images" in arrays:
@@ -171,11 +172,15 @@ def load_npz(path: str | Path) -> DataSet:
     raise DataError(f"'{file}' must hold the keys {KEYS}; got {sorted(arrays) or 'none'} of these.")
 
 
-def _read_arrays(file: Path) -> dict[str, np.ndarray]:
+def read_arrays(file: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
+    """Those of an .npz file's arrays that have these `keys`.
+
+    Raises `DataError` for a file that is unreadable, truncated or not an .npz, and for pickled arrays (never loaded).
+    """
     try:
         _refuse_other_formats(file)
         with np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in ("features", "images", "labels") if key in archive.files}
+            arrays = {key: archive[key] for key in keys if key in archive.files}
     except DataError:
         raise
     except PermissionError:

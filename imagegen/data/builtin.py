@@ -4,22 +4,23 @@
 - "photographs": 32 x 32 colour patches of two photographs, labelled by photograph; those for training (which overlap
   one another) and those held out come from disjoint regions (`sim.patches`).
 - "shapes": generated coloured shapes with captions, 32 x 32 colour (`imagegen.data.shapes`).
-- the path of an .npz file: a user's images (`theory.data.load_npz`), a fifth of them held out, stratified by class.
+- the path of an .npz file: a user's images (`theory.data.load_npz`), a fifth of them held out, stratified by class; of
+  those that the file's boolean array `degraded` calls of low quality, if it has one, none is held out.
 
 The splits are the same on every machine and for every seed of a run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from imagegen._names import require_one_of
 from imagegen.data.shapes import Shapes
 from imagegen.data.source import ArraySource, Source
 from theory._checks import require
-from theory.data import DataSet, load_builtin, load_npz
+from theory.data import DataSet, load_builtin, load_npz, read_arrays
 
 SPLITS = ("train", "test")
 """What there is of each source; "test" is never trained on."""
@@ -71,20 +72,36 @@ def make_source(name: str, split: str = "train") -> Source:
 
 
 def from_npz(path: Path, split: str) -> ArraySource:
-    """A user's images: `images`, (n, H, W) or (n, H, W, C), unsigned bytes or numbers in [-1, 1], and `labels`, if any.
+    """A user's images: `images`, (n, H, W) or (n, H, W, C), unsigned bytes or numbers in [-1, 1], and `labels`, if any;
+    `degraded`, if any, booleans (n,): which are of low quality.
 
-    Raises `ValueError` for an unknown split, a file that is bad (`load_npz`) or holds no images, fewer than 5 images,
-    and numbers beyond [-1, 1].
+    Raises `ValueError` for an unknown split, a file that is bad (`load_npz`) or holds no images, fewer than 5 good
+    images, and numbers beyond [-1, 1].
     """
     data = load_npz(path)
-    require(data.n >= 5, f"'{path}'", f"{data.n} images", "a set of at least 5 images: a fifth is held out")
-    return _split(data, split, data.n // 5)
+    extras = read_arrays(path, ("degraded",))
+    degraded = extras.get("degraded", np.zeros(data.n, bool))
+    given = f"{degraded.dtype} of shape {degraded.shape}"
+    require(degraded.dtype == bool and degraded.shape == (data.n,), "degraded", given, f"booleans of shape ({data.n},)")
+    good = data.n - int(degraded.sum())
+    require(
+        good >= 5,
+        f"'{path}'",
+        f"{good} images",
+        "a set of at least 5 images, the degraded not counted: a fifth is held out",
+    )
+    return _split(data, split, good // 5, extras)
 
 
-def _split(data: DataSet, split: str, n_test: int) -> ArraySource:
+def _split(
+    data: DataSet, split: str, n_test: int, extras: Mapping[str, Shaped[np.ndarray, "..."]] | None = None
+) -> ArraySource:
+    """Hold out `n_test` images, none of them `degraded` by the extras."""
     require_one_of("split", split, SPLITS)
-    whole = ArraySource(data.name, data.images, data.labels, data.class_names)  # its checks name indices of the file
-    test = held_out(data.labels, n_test)
+    extras = extras or {}
+    whole = ArraySource(data.name, data.images, data.labels, data.class_names, extras)  # names indices of the file
+    good = np.flatnonzero(~extras["degraded"]) if "degraded" in extras else np.arange(data.n)
+    test = good[held_out(data.labels[good], n_test)]
     chosen = test if split == "test" else np.setdiff1d(np.arange(data.n), test)
     return whole.subset(chosen)
 

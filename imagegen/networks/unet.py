@@ -27,7 +27,7 @@ from jaxtyping import Array, DTypeLike, Float, Key
 from imagegen.networks.layers import Dense, Law, NoiseEmbedding, attend, draw_parameters, normalise, xavier
 from theory._checks import require
 
-__all__ = ["Encoder", "UNet"]
+__all__ = ["Encoder", "GroupNorm", "UNet", "unet_law"]
 
 ROOT_HALF = math.sqrt(0.5)
 
@@ -48,21 +48,25 @@ class _Conv(eqx.Module):
         return y[0] + self.bias.astype(x.dtype)
 
 
-class _GroupNorm(eqx.Module):
+class GroupNorm(eqx.Module):
     """Norm over pixels and groups of channels: 32 groups, or fewer so that each has at least four; float32."""
 
     scale: Float[Array, " channels"]
     bias: Float[Array, " channels"]
 
     @staticmethod
-    def zeros(channels: int) -> "_GroupNorm":
+    def zeros(channels: int) -> "GroupNorm":
+        """The norm of that size, to be filled by `draw_parameters`. Raises `ValueError` for channels that do not
+        divide.
+        """
         fits = channels >= 4 and channels % _groups(channels) == 0
         require(
             fits, "channels", f"{channels} to be normed in groups", "a multiple of 4, above 128 of 32, where joined"
         )
-        return _GroupNorm(jnp.zeros(channels, jnp.float32), jnp.zeros(channels, jnp.float32))
+        return GroupNorm(jnp.zeros(channels, jnp.float32), jnp.zeros(channels, jnp.float32))
 
     def __call__(self, x: Float[Array, "h w channels"]) -> Float[Array, "h w channels"]:
+        """The norm of `x`, float32."""
         grouped = x.reshape(*x.shape[:2], _groups(x.shape[2]), -1)
         return normalise(grouped, (0, 1, 3)).reshape(x.shape) * self.scale + self.bias
 
@@ -84,14 +88,14 @@ _SCALED = {"same": lambda x: x, "down": _halved, "up": _doubled}
 
 
 class _Attention(eqx.Module):
-    norm: _GroupNorm
+    norm: GroupNorm
     qkv: Dense
     last: Dense
 
     @staticmethod
     def zeros(channels: int) -> "_Attention":
         return _Attention(
-            _GroupNorm.zeros(channels), Dense.zeros(channels, 3 * channels), Dense.zeros(channels, channels)
+            GroupNorm.zeros(channels), Dense.zeros(channels, 3 * channels), Dense.zeros(channels, channels)
         )
 
     def __call__(self, x: Float[Array, "h w c"], dtype: DTypeLike) -> Float[Array, "h w c"]:
@@ -100,10 +104,10 @@ class _Attention(eqx.Module):
 
 
 class _Block(eqx.Module):
-    norm: _GroupNorm
+    norm: GroupNorm
     first: _Conv
     embedded: Dense
-    norm_last: _GroupNorm
+    norm_last: GroupNorm
     last: _Conv
     skip: _Conv | None
     attention: _Attention | None
@@ -113,10 +117,10 @@ class _Block(eqx.Module):
     def zeros(inputs: int, outputs: int, width: int, attention: bool = False, scaling: str = "same") -> "_Block":
         changes = inputs != outputs or scaling != "same"
         return _Block(
-            _GroupNorm.zeros(inputs),
+            GroupNorm.zeros(inputs),
             _Conv.zeros(inputs, outputs),
             Dense.zeros(width, outputs),
-            _GroupNorm.zeros(outputs),
+            GroupNorm.zeros(outputs),
             _Conv.zeros(outputs, outputs),
             _Conv.zeros(inputs, outputs, 1) if changes else None,
             _Attention.zeros(outputs) if attention else None,
@@ -138,8 +142,8 @@ class Encoder(eqx.Module):
     """The way down, called as `encoder(image, noise_label, cond)`: what every block gives, and the embedding e.
 
     **Arguments:** `inputs` channels of the image; `channels`, `multipliers`, `blocks` and the `attention` level of the
-    module's text; `dtype` and `remat` as for `UNet`. Parameters are zero: `UNet` draws them. Raises `ValueError` for
-    channels that do not divide into groups.
+    module's text; `dtype` and `remat` as for `UNet`. Parameters are zero: `draw_parameters` fills them. Raises
+    `ValueError` for channels that do not divide into groups.
     """
 
     embedding: NoiseEmbedding
@@ -191,7 +195,7 @@ class _Parts(eqx.Module):
     encoder: Encoder
     middle: tuple[_Block, ...]
     decoder: tuple[_Block, ...]
-    norm: _GroupNorm
+    norm: GroupNorm
     last: _Conv
 
 
@@ -215,10 +219,11 @@ def _zeros(
             inside = level == attention and k == blocks
             built.append(_Block.zeros(size + kept.pop(), multipliers[level] * channels, width, inside))
             size = multipliers[level] * channels
-    return _Parts(encoder, middle, tuple(built), _GroupNorm.zeros(size), _Conv.zeros(size, inputs))
+    return _Parts(encoder, middle, tuple(built), GroupNorm.zeros(size), _Conv.zeros(size, inputs))
 
 
-def _law(path: str, shape: tuple[int, ...]) -> Law | float:
+def unet_law(path: str, shape: tuple[int, ...]) -> Law | float:
+    """The law of first weights by name, for `draw_parameters`: Xavier's, and 0 for the last map of every block."""
     if path.endswith(".scale"):
         return 1.0
     if path.endswith((".bias", ".last.kernel", ".last.weight")):
@@ -241,7 +246,7 @@ class UNet(eqx.Module):
     encoder: Encoder
     middle: tuple[_Block, ...]
     decoder: tuple[_Block, ...]
-    norm: _GroupNorm
+    norm: GroupNorm
     last: _Conv
     shape: tuple[int, int, int] = eqx.field(static=True)
     d_emb: int = eqx.field(static=True)
@@ -272,7 +277,7 @@ class UNet(eqx.Module):
         require(dtype in (jnp.float32, jnp.bfloat16), "dtype", dtype, "float32 or bfloat16")
         self.shape, self.d_emb, self.dtype = shape, channels, jnp.dtype(dtype)
         drawn = draw_parameters(
-            key, _zeros, _law, shape[2], channels, multipliers, blocks, attention, self.dtype, remat
+            key, _zeros, unet_law, shape[2], channels, multipliers, blocks, attention, self.dtype, remat
         )
         self.encoder, self.middle, self.decoder = drawn.encoder, drawn.middle, drawn.decoder
         self.norm, self.last = drawn.norm, drawn.last

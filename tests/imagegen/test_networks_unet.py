@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagegen.networks.unet import Encoder, UNet, _Conv, _doubled, _GroupNorm, _halved
+from imagegen.networks.unet import Encoder, GroupNorm, UNet, _Conv, _doubled, _halved
 
 SHAPE = (8, 4, 1)
 
@@ -58,7 +58,7 @@ def test_a_convolution_by_hand():
 
 def test_groups_are_normed_by_themselves():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 8)) * np.arange(1, 9), jnp.float32)
-    normed = np.asarray(eqx.filter_jit(_GroupNorm(jnp.full(8, 2.0), jnp.ones(8)))(x))
+    normed = np.asarray(eqx.filter_jit(GroupNorm(jnp.full(8, 2.0), jnp.ones(8)))(x))
     for group in (slice(0, 4), slice(4, 8)):
         np.testing.assert_allclose(np.mean(normed[..., group]), 1.0, atol=1e-5)
         np.testing.assert_allclose(np.std(normed[..., group]), 2.0, rtol=1e-5)

@@ -12,7 +12,7 @@ from imagegen import config as configs
 from imagegen import sweep as module
 from imagegen.__main__ import main
 from imagegen.config import Config
-from imagegen.results import sweep_result
+from imagegen.results import STORED, sweep_result
 from imagegen.sampling import SamplerConfig
 from imagegen.sweep import missing, results, run_sweep
 from imagegen.sweep_answer import FIGURE, QUESTIONS, answer, details, differences, table, verdict
@@ -66,6 +66,13 @@ def test_a_sweep_runs_what_is_missing_and_refuses_results_of_another_config(tiny
     (tmp_path / "clean-s0.json").write_text(json.dumps(changed))
     with pytest.raises(ValueError, match="results of other configs"):
         run_sweep("tiny", tmp_path, seeds=1)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_stored_results_are_those_of_todays_configs(name):
+    """Fields that have come since they were stored had their usual values then."""
+    stored = list(results(name, STORED / name))
+    assert len(stored) == len(list((STORED / name).iterdir())) > 0
 
 
 @pytest.mark.slow

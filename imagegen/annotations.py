@@ -1,0 +1,97 @@
+"""The file in which `imagegen.annotate` says which noise levels each training image may train; `train` reads it.
+
+One .npz, so that its parts cannot come apart, with an entry for each of n images in
+
+    index       0 ... n - 1
+    degraded    whether it is of low quality
+    sigma_min   in [0, inf]: at noise-to-signal ratios above it the image trains, noised once (0: clean; inf: never)
+    sigma_max   >= 0: up to this ratio the image trains as it is (clean images: 0, as they train everywhere)
+
+and `about`, JSON: `fingerprint` of the images (`imagegen.features`), `config`, and the judges' `curves`
+(`imagegen.annotate`).
+"""
+
+import io
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from imagegen.data.source import Source
+from imagegen.features import fingerprint, read_all
+from theory._checks import require
+from theory._files import write_whole
+from theory.data import read_arrays
+
+KEYS = ("index", "degraded", "sigma_min", "sigma_max", "about")
+
+
+class Annotations(NamedTuple):
+    """What the module's top says, of n images."""
+
+    degraded: Bool[np.ndarray, " n"]
+    sigma_min: Float[np.ndarray, " n"]
+    sigma_max: Float[np.ndarray, " n"]
+    about: dict[str, Any]
+
+
+def contents(noted: Annotations) -> bytes:
+    """The file's bytes: equal for equal annotations."""
+    buffer = io.BytesIO()
+    index = np.arange(noted.degraded.size, dtype=np.int32)
+    np.savez_compressed(
+        buffer, index=index, degraded=noted.degraded, sigma_min=noted.sigma_min, sigma_max=noted.sigma_max,
+        about=np.array(json.dumps(noted.about, allow_nan=False)),
+    )  # fmt: skip
+    return buffer.getvalue()
+
+
+def save(noted: Annotations, file: Path) -> None:
+    """Write the file, whole or not at all."""
+    write_whole(file, contents(noted))
+
+
+def load(file: Path) -> Annotations:
+    """Read what `save` wrote. Raises `InputError` for a file that is missing or bad, or not such a one."""
+    require(file.is_file(), "annotations", f"'{file}', which is no file", "a file that `annotate` wrote")
+    arrays = read_arrays(file, KEYS)
+    absent = [key for key in KEYS if key not in arrays]
+    require(not absent, "annotations", f"'{file}' without {', '.join(absent)}", "a file that `annotate` wrote")
+    n, kinds = arrays["degraded"].size, {"index": "i", "degraded": "b", "sigma_min": "f", "sigma_max": "f"}
+    sound = all(arrays[key].shape == (n,) and arrays[key].dtype.kind == kind for key, kind in kinds.items())
+    sound = sound and np.array_equal(arrays["index"], np.arange(n)) and arrays["about"].dtype.kind == "U"
+    require(bool(sound), "annotations", f"'{file}' with other arrays", "a file that `annotate` wrote")
+    low, high = arrays["sigma_min"], arrays["sigma_max"]
+    ranges = np.all((low >= 0) & (high >= 0) & np.isfinite(high)) and not np.any(low[~arrays["degraded"]])
+    require(bool(ranges), "annotations", f"'{file}' with other numbers",
+            "a file with sigma_min in [0, inf], 0 for clean images, and finite sigma_max >= 0")  # fmt: skip
+    return Annotations(arrays["degraded"], low, high, _about(file, str(arrays["about"])))
+
+
+def _about(file: Path, text: str) -> dict[str, Any]:
+    try:
+        about = json.loads(text)
+    except json.JSONDecodeError:
+        about = None
+    require(isinstance(about, dict), "annotations", f"'{file}' whose 'about' is no JSON", "one that `annotate` wrote")
+    found: dict[str, Any] = about
+    return found
+
+
+def require_of(noted: Annotations, source: Source, file: str) -> None:
+    """Raise `InputError` unless these are the annotations of this source, its records saying which are degraded."""
+    batch = read_all(source)
+    same = noted.about.get("fingerprint") == fingerprint(source, batch)
+    same = same and np.array_equal(noted.degraded, batch["degraded"])
+    require(bool(same), "annotations", f"'{file}', made of other images or with others degraded",
+            f"made by `annotate` of the run's own images, {len(source)} of '{source.name}' (same data, degradation, "
+            "share, strength and seed)")  # fmt: skip
+
+
+def require_unchanged(file: Path, kept: Path) -> None:
+    """Raise `InputError` unless the file still is what a run kept a copy of when it began."""
+    same = file.is_file() and file.read_bytes() == kept.read_bytes()
+    require(same, "annotations", f"'{file}', changed or gone", f"the same file as when the run began, a copy of which "
+            f"is '{kept}', or choose another --out")  # fmt: skip
