@@ -93,6 +93,7 @@ def run_member(member: Member, seed: int, device: jax.Device | None = None) -> d
     """Train one run, sample it in every way, evaluate; the result as JSON can hold it.
 
     A run whose training stopped itself, or whose samples are not finite, has `failed`, the message, and no evaluations.
+    Raises `InputError` as `train` does.
     """
     began = time.perf_counter()
     try:
