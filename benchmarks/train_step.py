@@ -103,15 +103,16 @@ def measure(network: str, given: argparse.Namespace) -> list[str]:
     return lines
 
 
-def reference(network: str, given: argparse.Namespace) -> str:
-    """facebookresearch/DiT's step in its own Python, alone on the machine."""
+def reference(network: str, own: str, given: argparse.Namespace) -> str:
+    """facebookresearch/DiT's step in its own Python, alone on the machine; `own` is our plain row."""
     script = Path(__file__).with_name("dit_reference_step.py")
     options = [network, str(given.batch), str(given.steps * given.rounds), given.compute]
     done = subprocess.run([given.reference_python, str(script), str(given.reference), *options],
                           capture_output=True, text=True, check=True)  # fmt: skip
     found = json.loads(done.stdout.splitlines()[-1])
-    return (f"| {network} | facebookresearch/DiT, torch {found['torch']}, {found['mode']} | "
-            f"{given.batch / found['seconds']:.2f} | | | {found['compile_seconds']:.1f} | |")  # fmt: skip
+    rate, ours = given.batch / found["seconds"], float(own.split("|")[3])
+    return (f"| {network} | facebookresearch/DiT, torch {found['torch']}, {found['mode']} | {rate:.2f} | | "
+            f"ours is {ours / rate:.2f} of it | {found['compile_seconds']:.1f} | |")  # fmt: skip
 
 
 def main() -> None:
@@ -128,7 +129,7 @@ def main() -> None:
     given = parser.parse_args()
     rows = [line for network in given.networks for line in measure(network, given)]
     if given.reference:
-        rows += [reference(network, given) for network in given.networks]
+        rows += [reference(network, rows[len(VARIANTS) * k], given) for k, network in enumerate(given.networks)]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "equinox", "optax"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     device = f"{jax.devices()[0].device_kind} x {jax.device_count()}"
