@@ -187,6 +187,15 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+INTERRUPTED = {
+    "train": "interrupted; the newest checkpoint is kept, the same command goes on from it",
+    "sample": "interrupted; finished parts are kept, the same command goes on from them",
+    "sweep": "interrupted; finished runs are kept, the same command goes on with the next",
+    "report": "interrupted; what is finished is kept, the same command goes on from it",
+}
+"""What is said after Ctrl-C, where something is kept."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     from imagegen.training import Stopped
@@ -201,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
 
     try:
-        return exit_code(command, "interrupted; the newest checkpoint is kept, the same command goes on from it")
+        return exit_code(command, INTERRUPTED.get(given[0] if given else "", "interrupted"))
     except Stopped as error:
         print(f"error: {error}", file=sys.stderr)
         return 3

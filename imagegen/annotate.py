@@ -9,7 +9,8 @@ at which p first reaches tau.) inf if p < tau at the last level.
 do for both kinds: if the crops of both are of one law and neither kind's best denoiser looks further, both kinds have
 the same one. (A single pixel may do for clean images and not for blurred ones, whose neighbours tell more; trained on
 these, a network would look at them.) The judge is shown such crops, at random places, and sigma_max is the last level
-up to which p >= tau all along; 0 if p < tau at the first, and never at a level where the whole image is needed.
+up to which p >= tau all along; 0 if p < tau at the first, and never at a level where the whole image is needed. Below
+the first level nothing is judged, and what may train there trains all the way down: so it must be low.
 
 Each image is judged by itself, or (`per="set"`) all degraded ones by their mean p. Clean images have sigma_min = 0.
 
@@ -36,7 +37,7 @@ from imagegen.data.source import Source
 from imagegen.features import fingerprint, read_all
 from imagegen.judges import LEAST, Judgement, View, judge
 from imagegen.training_data import training_source
-from theory._checks import make_folder, require
+from theory._checks import InputError, make_folder, require
 from theory.crops import crop_sizes
 from theory.spectra import power_spectrum
 
@@ -45,45 +46,52 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PER = ("sample", "set")
+LOWEST = 0.1
+"""The grid's first level at most."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AnnotateConfig:
-    """What is annotated, and how; see the module's top.
-
-    - `data`, `degradation`, `degraded_share`, `degradation_strength`, `seed`: as for training, which must have the
-      same. Without a degradation, the .npz file `data` must say by booleans `degraded` which images are of low quality.
-    - `tau` in (0, 0.5], `per`: "sample" or "set".
-    - `levels` >= 2 noise-to-signal ratios, from `lowest` > 0 to `highest`, evenly spaced in their logarithm.
-    - `steps` of training of `batch` images (even) for each classifier; `draws` of noise, and places of crops, at each
-      level for each image.
-    """
+    """What is annotated, and how; see the module's top. The data must be as for the training that reads the file."""
 
     data: str = "digits"
+    """As of `train`. Without a degradation, an .npz file that says by booleans `degraded` which are of low quality."""
     degradation: str = "none"
+    """As of `train`."""
     degraded_share: float = 0.0
+    """As of `train`."""
     degradation_strength: float = 1.0
+    """As of `train`."""
     tau: float = 0.45
+    """Mean probability "clean", below 0.5, from which on an image trains."""
     per: str = "sample"
+    """Judge each image by itself (sample), or all degraded ones by their mean (set)."""
     levels: int = 16
+    """Noise-to-signal ratios, >= 2, evenly spaced in their logarithm."""
     lowest: float = 0.02
+    """The first of them, in (0, 0.1]: below it nothing is judged."""
     highest: float = 10.0
+    """The last of them."""
     steps: int = 400
+    """Steps of training of each classifier."""
     batch: int = 128
+    """Images a step, even: half of them are clean."""
     draws: int = 8
+    """Draws of noise, and places of crops, at each level for each image."""
     seed: int = 0
+    """As of `train`, and of everything drawn here."""
 
 
 def check(config: AnnotateConfig) -> None:
     """Raise `InputError` for unknown names and numbers out of range."""
     configs.check(_of_the_data(config))
     require_one_of("per", config.per, PER)
-    require(0 < config.tau <= 0.5, "tau", config.tau, "above 0 and at most 0.5, where the two cannot be told apart")
+    require(0 < config.tau < 0.5, "tau", config.tau, "above 0 and below 0.5, where the two cannot be told apart")
     for name, least in (("levels", 2), ("steps", 1), ("draws", 1), ("batch", 2)):
         require(getattr(config, name) >= least, name, getattr(config, name), f"at least {least}")
     require(config.batch % 2 == 0, "batch", config.batch, "even: half of it is clean")
-    rises = 0 < config.lowest < config.highest < math.inf
-    require(rises, "lowest, highest", (config.lowest, config.highest), "positive, finite and in this order")
+    require(0 < config.lowest <= LOWEST, "lowest", config.lowest, f"in (0, {LOWEST}]: nothing is judged below it")
+    require(config.lowest < config.highest < math.inf, "highest", config.highest, "finite and above lowest")
 
 
 def _of_the_data(config: AnnotateConfig) -> Config:
@@ -99,14 +107,24 @@ def run_annotate(config: AnnotateConfig, out: Path) -> Annotations:
     from theory.canvas import save
 
     check(config)
-    require(out.suffix == ".npz", "out", out, "a file that ends in .npz")
+    _require_out(out)
     source = training_source(_of_the_data(config))
     _kinds(read_all(source))
     make_folder("out", out.parent)
     noted = annotate_source(source, config)
-    save(annotations_figure(noted), out.with_suffix(".png"))
     annotations.save(noted, out)
+    save(annotations_figure(noted), out.with_suffix(".png"))
     return noted
+
+
+def _require_out(out: Path) -> None:
+    """Refuse an `out` that is something else than an earlier file of annotations, such as the images."""
+    require(out.suffix == ".npz" and not out.is_dir(), "out", out, "a file that ends in .npz")
+    if out.exists():
+        try:
+            annotations.load(out)
+        except InputError:
+            require(False, "out", f"'{out}', which holds something else", "a new file, or one that `annotate` wrote")
 
 
 def annotate_source(source: Source, config: AnnotateConfig) -> Annotations:

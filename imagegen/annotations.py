@@ -91,7 +91,7 @@ def require_of(noted: Annotations, source: Source, file: str) -> None:
 
 
 def require_unchanged(file: Path, kept: Path) -> None:
-    """Raise `InputError` unless the file still is what a run kept a copy of when it began."""
-    same = file.is_file() and file.read_bytes() == kept.read_bytes()
-    require(same, "annotations", f"'{file}', changed or gone", f"the same file as when the run began, a copy of which "
+    """Raise `InputError` where the file, if it is still there, is not what a run kept a copy of when it began."""
+    same = not file.is_file() or file.read_bytes() == kept.read_bytes()
+    require(same, "annotations", f"'{file}', changed since", f"the same file as when the run began, a copy of which "
             f"is '{kept}', or choose another --out")  # fmt: skip

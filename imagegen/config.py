@@ -28,86 +28,92 @@ TRAIN_ON = ("all", "clean", "gated")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A training run; see the module's top.
-
-    **Data**
-
-    - `data`: `digits`, `photographs`, `shapes`, or an .npz file with `images`, `labels` and, where some are of low
-      quality, `degraded`.
-    - `degradation`, `degraded_share` in [0, 1], `degradation_strength`: what a share of the images, chosen by index,
-      has suffered: see `imagegen.data.degrade.DEGRADATIONS`.
-    - `train_on`: all of them as they are, the clean ones, or all with the degraded ones `gated` at noise-to-signal
-      ratios >= `sigma_min` (each noised once to it, by its index), or as the file `annotations` says for each of them
-      (`python -m imagegen annotate` writes it, for the same data).
-
-    **Network**: `network`, a name of `imagegen.networks.NETWORKS`; `compute`, the type of its arithmetic (parameters
-    are float32); `remat`: recompute activations in the backward pass, to save memory.
-
-    **Diffusion**: `path`; `predict`: the parameterisation; `weight` of the loss; `times`: the law of training times.
-
-    **Corruption**
-
-    - `condition`, `strength`, `condition_drawn`, `condition_share`: operator on the class embedding, its gamma or rate,
-      drawn afresh at every use or fixed per sample, on a share of the samples.
-    - `flips`, `flip_share` in [0, 1], `flips_drawn`: label flips; asymmetric ones among classes that are `confusable`,
-      groups of their names such as `3/8` and `4/7/9`; classes in no group are never flipped.
-    - `input_perturbation` >= 0: gamma of Ning et al. 2023.
-    - `null_rate` in [0, 1): share of the uses without a condition, for guidance.
-
-    **Optimisation**: Adam(W) with `learning_rate` > 0 after `warmup` steps of rise, then constant or a `cosine` to 0;
-    `weight_decay`; gradients clipped to the norm `clip`; `batch` in `accumulate` parts; `steps` in all; `ema`: decays
-    of the averages of weights, which warm up: within 400 steps all decays above 0.978 give the same; after `stop_after`
-    steps in a row with non-finite gradients, seen at a logged step, the run stops.
-
-    **Keeping**: `log_every` steps a line of metrics, `samples_every` a grid of samples (0: none), `checkpoint_every`
-    a checkpoint (a multiple of `log_every`); `keep` checkpoints are kept. `fsdp`: devices that parameters are sharded
-    over. `seed`: of everything drawn.
-    """
+    """A training run; see the module's top. Every field is an option of `python -m imagegen train`."""
 
     data: str = "digits"
+    """`digits`, `photographs`, `shapes`, or an .npz file with `images`, `labels` and, where some are of low quality,
+    booleans `degraded`."""
     degradation: str = "none"
+    """What a share of the images, chosen by index, has suffered: none, blur, jpeg, motion, mask or box."""
     degraded_share: float = 0.0
+    """The share, in [0, 1]."""
     degradation_strength: float = 1.0
+    """Its strength: pixels (blur, motion), quality (jpeg), share hidden (mask, box)."""
     train_on: str = "all"
+    """all images as they are, the clean ones, or all with the degraded ones gated: trained at high noise alone."""
     sigma_min: float = 0.0
+    """Gated: noise-to-signal ratio from which degraded images train, each noised once to it, by its index."""
     network: str = "dit-digits"
+    """A name of `imagegen.networks.registry.NETWORKS`."""
     compute: str = "float32"
+    """Type of the network's arithmetic, float32 or bfloat16; parameters are float32."""
     remat: bool = False
+    """Recompute activations in the backward pass, to save memory."""
     path: str = "vp-cosine"
+    """The corruption path: vp-linear, vp-cosine, edm, shortest, equal-angle or heat."""
     predict: str = "velocity"
+    """What the network predicts: noise, data, velocity, flow or edm."""
     weight: str = "uniform"
+    """Weight of the loss: uniform or min-snr."""
     times: str = "uniform"
+    """Law of training times: uniform or log-normal."""
     condition: str = "none"
+    """Operator on the class embedding: none, cep-u, cep-g, dropout or label smoothing."""
     strength: float = 0.0
+    """Its gamma, or rate."""
     condition_drawn: str = "fresh"
+    """Drawn afresh at every use (fresh), or once for each sample (fixed)."""
     condition_share: float = 1.0
+    """Share of the samples that it acts on, in (0, 1]."""
     flips: str = "none"
+    """Label flips: none, symmetric, or asymmetric, among confusable classes."""
     flip_share: float = 0.0
+    """Probability of a flip, in [0, 1]."""
     flips_drawn: str = "fixed"
+    """Drawn once for each sample (fixed), or afresh at every use (fresh)."""
     confusable: tuple[str, ...] = ()
+    """Asymmetric flips: groups of names of classes such as 3/8 and 4/7/9; classes in no group are never flipped."""
     input_perturbation: float = 0.0
+    """gamma >= 0 of Ning et al. 2023."""
     null_rate: float = 0.1
+    """Share of the uses without a condition, in [0, 1), for guidance."""
     batch: int = 128
+    """Images a step, over all devices."""
     accumulate: int = 1
+    """Parts that a batch is computed in, one after another."""
     steps: int = 400
+    """Steps in all."""
     learning_rate: float = 3e-3
+    """Of Adam(W), after the warm-up."""
     warmup: int = 20
+    """Steps of linear rise."""
     cosine: bool = True
+    """Let the learning rate fall to 0 as a cosine; else it is constant."""
     weight_decay: float = 0.0
+    """Of AdamW."""
     clip: float = 1.0
+    """Norm that gradients are clipped to."""
     ema: tuple[float, ...] = (0.99,)
+    """Decays of the averages of weights, which warm up: within 400 steps all decays above 0.978 give the same."""
     stop_after: int = 10
+    """Stop after so many steps in a row with non-finite gradients, seen at a logged step."""
     log_every: int = 20
+    """Steps between lines of metrics."""
     samples_every: int = 200
+    """Steps between grids of samples; 0: none."""
     checkpoint_every: int = 100
+    """Steps between checkpoints, a multiple of log_every."""
     keep: int = 2
+    """Checkpoints kept."""
     fsdp: int = 1
+    """Devices that parameters are sharded over."""
     seed: int = 0
+    """Of everything drawn."""
     annotations: str = ""
+    """Gated: a file in which `python -m imagegen annotate` says for each degraded image of the same data at which noise
+    it trains, in place of sigma_min."""
 
 
-SINCE = ("annotations",)
-"""Fields that configs written before they came lack: a run without one is of its usual value."""
 FREE = ("log_every", "samples_every", "checkpoint_every", "keep", "fsdp", "stop_after", "remat")
 """Fields that may differ between a run and its resumption: they change no weight but by rounding."""
 
@@ -203,7 +209,6 @@ def load(file: Path) -> Config:
         raise InputError(f"{file} is not JSON: {error}") from error
     require(isinstance(values, dict), str(file), f"JSON of a {type(values).__name__}", "a JSON object")
     usual = dataclasses.asdict(Config())
-    values = {**{name: usual[name] for name in SINCE}, **values}
     for name in values:
         require_one_of(f"a field of {file.name}", name, usual)
     absent = [name for name in usual if name not in values]

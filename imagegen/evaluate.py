@@ -20,7 +20,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 
 from imagegen import config as configs
 from imagegen.data.builtin import make_source
-from imagegen.data.source import Source, in_memory
+from imagegen.data.source import ArraySource, Source, in_memory
 from imagegen.features import REMEMBERED, Features, class_gaussians, fingerprint, read_all, train_features
 from imagegen.figures import BANDS, MANIFOLD, TOP, TRANSPORT, Facts, Rows, all_figures
 from sim.experiments.base import plain
@@ -210,18 +210,24 @@ def newest_samples(folder: Path) -> Path:
     return files[max(files)]
 
 
+def _good(source: ArraySource) -> ArraySource:
+    """Without the images that the file of the data calls degraded."""
+    degraded = source.extras.get("degraded", np.zeros(len(source), bool))
+    return source.subset(np.flatnonzero(~degraded))
+
+
 def evaluate_run(folder: Path, samples: Path | None = None, *, features: Features | None = None, seed: int = 0) -> Path:
     """Write `evaluation.json` beside the samples of a run (by default those of its newest step); return its path.
 
-    It holds `evaluate_samples` against the run's data, the training images being those before any degradation, so that
-    all runs on these data have one judge and one reference; and how the samples were made, and versions. `features` are
-    by default the classifier's. Raises `InputError` for a folder without a run or samples, and as `read_samples` and
-    `evaluate_samples` do.
+    It holds `evaluate_samples` against the run's data, the training images being the good ones before any degradation,
+    so that all runs on these data have one judge and one reference; and how the samples were made, and versions.
+    `features` are by default the classifier's. Raises `InputError` for a folder without a run or samples, and as
+    `read_samples` and `evaluate_samples` do.
     """
     config = configs.load(folder / "config.json")
     file = newest_samples(folder) if samples is None else samples
     images, labels = read_samples(file)
-    train, test = (in_memory(make_source(config.data, split)) for split in ("train", "test"))
+    train, test = (_good(in_memory(make_source(config.data, split))) for split in ("train", "test"))
     judge = train_features(train, test) if features is None else features
     made = file.with_name("samples.json")
     page = {

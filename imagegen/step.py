@@ -159,7 +159,7 @@ def make_step(task: Task, mesh: Mesh, state: State) -> Step:
     """
     optimiser, decays = make_optimiser(task.config), task.config.ema
     shardings, whole = state_shardings(mesh, state), NamedSharding(mesh, PartitionSpec())
-    # arguments, not constants: runs that differ in seed or data alone share a program in JAX's compilation cache
+    # arguments, not constants: runs that differ in their seed alone share a program in JAX's compilation cache
     arrays, static = eqx.partition(task, eqx.is_array)
 
     def step(arrays: PyTree, state: State, batch: Batch) -> tuple[State, Metrics]:

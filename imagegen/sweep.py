@@ -28,7 +28,8 @@ from imagegen.sampling import evenly, generate
 from imagegen.sweeps import SEEDS, SWEEPS, Member
 from imagegen.training import Stopped, train
 from sim.experiments.base import plain
-from theory._checks import InputError, make_folder, require
+from sim.sampling import NotFiniteError
+from theory._checks import make_folder, require
 from theory._files import write_whole
 
 SAMPLES = 500
@@ -121,7 +122,7 @@ def _found(member: Member, seed: int, device: jax.Device | None) -> dict[str, An
         # the same noise for all members of a seed: differences between them are paired
         try:
             images = generate(run.denoiser, known.shape, labels, jax.random.key(1000 + seed), how)
-        except InputError as error:
+        except NotFiniteError as error:
             raise Stopped(f"sampling {name}: {error}") from error
         evaluations[name] = evaluate_samples(np.clip(images, -1, 1), labels, known, held_out, features, seed)
     norms = np.linalg.norm(np.asarray(run.denoiser.model.table), axis=1)

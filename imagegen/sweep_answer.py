@@ -177,5 +177,5 @@ def write_answer(sweep: str, results: Results, folder: Path) -> str:
     write_whole(folder / "answer.md", text)
     for sampling in sorted({one.sampling for one in differences(sweep, results)}):
         image = png(difference_figure(sweep, results, sampling))
-        (folder / f"differences-{sampling.replace('=', '-').replace(' ', '-')}.png").write_bytes(image)
+        write_whole(folder / f"differences-{sampling.replace('=', '-').replace(' ', '-')}.png", image)
     return text

@@ -1,4 +1,4 @@
-"""What `theory prescribe` says of the digits that a sweep was trained on, in sentences to be held against its results.
+"""What `theory prescribe` says of the training digits of a sweep, in sentences to be held against its results.
 
 The predictions are of optimal linear denoisers without guidance (conditions), of Gaussians with the digits' spectrum
 (paths), and of the ideal classifier of noised images (ambient): of the same data, not of the network. What CEP's gamma
@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 
 from imagegen.config import Config
+from imagegen.data.builtin import make_source
+from imagegen.data.source import ArraySource
 from imagegen.sweeps import BASE, SWEEPS, Member
+from theory.data import DataSet
 from theory.prescribe import Prescription, Settings, prescribe
 
 Results = Sequence[Mapping[str, Any]]
@@ -26,9 +29,9 @@ NAMES = {"vp_linear": "vp-linear", "vp_cosine": "vp-cosine", "equal_angle": "equ
 
 @functools.cache
 def _prescribed(settings: Settings) -> Prescription:
-    from theory.data import load_builtin
-
-    return prescribe(load_builtin(BASE.data), settings)
+    source = make_source(BASE.data, "train")
+    assert isinstance(source, ArraySource)
+    return prescribe(DataSet.from_images(source.images, source.labels, name=source.name), settings)
 
 
 def predictions(sweep: str, results: Results) -> list[str]:

@@ -1,7 +1,7 @@
 """Training: from a config to a folder with checkpoints, metrics, samples and a summary; interrupted, it goes on.
 
     FOLDER/config.json, statistics.json     what the run is, and what it must know of its data
-    FOLDER/annotations.npz                  where it is gated by such a file: a copy of it
+    FOLDER/annotations.npz                  where it is gated by such a file: a copy, read from then on
     FOLDER/checkpoints/                     weights, averages, moments, step
     FOLDER/metrics.jsonl                    a line every `log_every` steps; the same numbers however often it stopped
     FOLDER/speed.jsonl                      images/s: what depends on the machine
@@ -76,18 +76,18 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     known = statistics.statistics_of(source)
     if (folder / "statistics.json").exists():
         statistics.require_same(known, statistics.load(folder / "statistics.json"))
-    file, kept = Path(config.annotations), folder / "annotations.npz"
-    if kept.exists():
-        annotations.require_unchanged(file, kept)
+    kept = folder / "annotations.npz"
+    if config.annotations and kept.exists():
+        annotations.require_unchanged(Path(config.annotations), kept)
     task, state = make_task(config, known)
-    gates = make_gates(config, source, task.path)
+    gates = make_gates(config, source, task.path, kept if kept.exists() else Path(config.annotations))
     make_folder("out", folder)
     run = _Run(config, folder, source, task, mesh, gates)
     with full_disk_explained(folder):
         configs.save(config, folder / "config.json")
         statistics.save(known, folder / "statistics.json")
-        if config.annotations:
-            write_whole(kept, file.read_bytes())
+        if config.annotations and not kept.exists():
+            write_whole(kept, Path(config.annotations).read_bytes())
         return run.to_the_end(state)
 
 

@@ -25,21 +25,28 @@ Gates = Mapping[str, Float[np.ndarray, " n"]]
 def training_source(config: Config) -> Source:
     """The training images as they are read; where some are degraded, the records say which.
 
-    Raises `ValueError` for bad data or a bad file, and where some should be degraded but none is.
+    Raises `ValueError` for bad data or a bad file, and where some should be degraded, or clean, but none is.
     """
     source = make_source(config.data, "train")
     if config.degradation != "none":
         degradation = make_degradation(config.degradation, config.degradation_strength)
         source = Degraded(source, degradation, config.degraded_share, config.seed)
     whole = source if isinstance(source, ArraySource) else in_memory(source)
-    some = config.train_on == "all" or "degraded" in whole.extras
-    require(some, "train_on", config.train_on, f"all, where nothing says which images of '{whole.name}' are degraded")
-    return whole.subset(np.flatnonzero(~whole.extras["degraded"])) if config.train_on == "clean" else whole
+    if config.train_on == "all":
+        return whole
+    told = f"all, where nothing says which images of '{whole.name}' are degraded"
+    require("degraded" in whole.extras, "train_on", config.train_on, told)
+    degraded = whole.extras["degraded"]
+    if config.train_on == "gated":
+        require(bool(degraded.any()), "train_on", "gated", f"all, where none of the {len(whole)} images is degraded")
+        return whole
+    require(not degraded.all(), "train_on", "clean", f"another, where all of the {len(whole)} images are degraded")
+    return whole.subset(np.flatnonzero(~degraded))
 
 
-def make_gates(config: Config, source: Source, path: Path) -> Gates | None:
+def make_gates(config: Config, source: Source, path: Path, file: File | None = None) -> Gates | None:
     """The gates of all images where the run trains gated, else None: degraded ones open at `sigma_min`, or all as the
-    file `annotations` says.
+    config's `annotations` say, or the copy of them in `file`.
 
     Raises `ValueError` where gates that should open never would, and for a file that is not of these images.
     """
@@ -48,12 +55,13 @@ def make_gates(config: Config, source: Source, path: Path) -> Gates | None:
     degraded = read_all(source)["degraded"]
     low, high = np.where(degraded, config.sigma_min, 0.0), np.zeros(len(degraded))
     if config.annotations:
-        noted = annotations.load(File(config.annotations))
+        noted = annotations.load(File(config.annotations) if file is None else file)
         annotations.require_of(noted, source, config.annotations)
         low, high = noted.sigma_min, noted.sigma_max
-    times = gate_times(path, low, high)
-    opens = bool(np.isfinite(np.asarray(times.t_open)[np.isfinite(low)]).all())
-    require(opens, "sigma_min", low.max(), f"low enough for the path {config.path} to open the gate")
+    times, finite = gate_times(path, low, high), np.isfinite(low)
+    opens = bool(np.isfinite(np.asarray(times.t_open)[finite]).all())
+    name = f"sigma_min in '{config.annotations}'" if config.annotations else "sigma_min"
+    require(opens, name, np.max(low[finite], initial=0), f"low enough for the path {config.path} to open the gate")
     return {name: np.asarray(getattr(times, name), np.float32) for name in GATE}
 
 

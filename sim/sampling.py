@@ -122,10 +122,14 @@ def _check(path: Path, sampler: Sampler, times: Array, start: Array, cond: PyTre
         require(not dark, "times[0]", f"{float(times[0]):g}, where this path has none", allowed)
 
 
+class NotFiniteError(ValueError):
+    """A denoiser returned something that is not finite."""
+
+
 def _explain(samples: Array, n: int) -> None:
     broken = ~jnp.all(jnp.isfinite(samples.reshape(n, -1)), axis=1)
     first = int(jnp.argmax(broken))
-    raise ValueError(
+    raise NotFiniteError(
         f"denoiser: not finite on the way of {int(jnp.sum(broken))} of {n} samples (first: number {first}); it must "
         "return finite values at every time given. trajectory=True with that sample alone shows where it starts."
     )

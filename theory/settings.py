@@ -11,34 +11,34 @@ from theory.training_sets import condition_share
 
 @dataclass(frozen=True)
 class Settings:
-    """Choices of `prescribe`; raises `ValueError` naming the field, its value and what is allowed.
-
-    **Fields:**
-
-    - `retain`: fraction of the variance that the principal components keep, in (0, 1].
-    - `noise_std`: corruption strengths to tabulate, per coordinate of the condition embedding, each finite and >= 0.
-    - `cond_norm`: norm of a clean condition embedding, > 0. `d_emb`: its dimension, >= 1; both convert noise_std to
-      CEP's gamma.
-    - `eta`: ratios of flipped labels to tabulate, each in [0, 1].
-    - `sampler`, `steps`: how the paths are sampled (a name in `theory.discretisation.SAMPLERS`; at least 2 steps).
-    - `blur_std`: the blur, in pixels, whose sigma_min is wanted, >= 0. `tau`: the classifier's threshold, in (0, 1/2).
-    - `resamples`: bootstrap resamples of the data, >= 2. `training_sets`: pairs of training sets for each, >= 1.
-    - `level`: of the intervals, in (0, 1). `seed`: of everything random, >= 0.
-    """
+    """Choices of `prescribe`; raises `ValueError` naming the field, its value and what is allowed."""
 
     retain: float = 0.99
+    """Fraction of the variance that the principal components keep, in (0, 1]."""
     noise_std: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    """Corruption strengths to tabulate, per coordinate of the condition embedding, each finite and >= 0."""
     cond_norm: float = 1.0
+    """Norm of a clean condition embedding, > 0; converts noise_std to CEP's gamma."""
     d_emb: int = 512
+    """Dimension of the condition embedding, >= 1; converts noise_std to CEP's gamma."""
     eta: tuple[float, ...] = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2)
+    """Ratios of flipped labels to tabulate, each in [0, 1]."""
     sampler: str = "ddim"
+    """How the paths are sampled: a name in `theory.discretisation.SAMPLERS`."""
     steps: int = 50
+    """Steps of the sampler, at least 2."""
     blur_std: float = 1.0
+    """The blur, in pixels, whose sigma_min is wanted, >= 0."""
     tau: float = 0.45
+    """The classifier's threshold, in (0, 1/2)."""
     resamples: int = 40
+    """Bootstrap resamples of the data, >= 2."""
     training_sets: int = 3
+    """Pairs of training sets for each resample, >= 1."""
     level: float = 0.9
+    """Of the intervals, in (0, 1)."""
     seed: int = 0
+    """Of everything random, >= 0."""
 
     def __post_init__(self) -> None:
         require(0 < self.retain <= 1, "retain", self.retain, "a fraction of the variance in (0, 1]")

@@ -2,8 +2,9 @@
 
     h = encoder(x, noise label);   logit = w · mean over pixels of silu(norm(h)) + b
 
-The sides are halved as often as both are even and leave at least 4 pixels, at most twice; every level below the first
-has twice the channels of the first. Attention is in the last level. w and b start at 0: the first answer is 1/2.
+The sides are halved as often as both are even and leave at least 4 pixels: twice, and again while the longer one is
+above 16. Every level below the first has twice the channels of the first. Attention is in the last level. w and b start
+at 0: the first answer is 1/2.
 """
 
 import equinox as eqx
@@ -24,7 +25,7 @@ class _Parts(eqx.Module):
 
 
 def _zeros(inputs: int, channels: int, levels: int) -> _Parts:
-    multipliers = (1, 2, 2)[:levels]
+    multipliers = (1, *[2] * (levels - 1))
     size = channels * multipliers[-1]
     encoder = Encoder(inputs, channels, multipliers, 1, levels - 1, jnp.dtype(jnp.float32), False)
     return _Parts(encoder, GroupNorm.zeros(size), Dense.zeros(size, 1))
@@ -32,7 +33,7 @@ def _zeros(inputs: int, channels: int, levels: int) -> _Parts:
 
 def _levels(height: int, width: int) -> int:
     levels = 1
-    while levels < 3 and height % 2 == width % 2 == 0 and min(height, width) >= 8:
+    while (levels < 3 or max(height, width) > 16) and height % 2 == width % 2 == 0 and min(height, width) >= 8:
         levels, height, width = levels + 1, height // 2, width // 2
     return levels
 

@@ -5,7 +5,6 @@ Where nothing else is said the judge is one that compiles fast: linear in mean s
 
 import dataclasses
 import io
-import json
 
 import equinox as eqx
 import jax
@@ -78,13 +77,14 @@ def share(n, part, rng):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ([], "data must be at least 4 degraded and as many clean images"),
+    ([], "data must be at least 20 degraded and as many clean images"),
     (["--degradation", "blru", "--degraded-share", "0.9"], "did you mean 'blur'?"),
-    (["--degradation", "blur", "--degraded-share", "0.9", "--tau", "0.6"], "tau must be above 0 and at most 0.5"),
+    (["--degradation", "blur", "--degraded-share", "0.9", "--tau", "0.5"], "tau must be above 0 and below 0.5"),
     (["--degradation", "blur", "--degraded-share", "0.9", "--per", "image"], "per must be one of 'sample', 'set'"),
     (["--degradation", "blur", "--degraded-share", "0.9", "--batch", "3"], "batch must be even"),
     (["--degradation", "blur", "--degraded-share", "0.9", "--levels", "1"], "levels must be at least 2"),
-    (["--degradation", "blur", "--degraded-share", "0.9", "--lowest", "20"], "positive, finite and in this order"),
+    (["--degradation", "blur", "--degraded-share", "0.9", "--lowest", "0.2"], "lowest must be in (0, 0.1]"),
+    (["--degradation", "blur", "--degraded-share", "0.9", "--highest", "0.01"], "highest must be finite"),
     (["--degradation", "blur", "--degraded-share", "0.9", "--out", "a.txt"], "out must be a file that ends in .npz"),
 ])  # fmt: skip
 def test_mistakes_get_one_line_and_leave_no_file(arguments, message, tmp_path, monkeypatch, capsys):
@@ -94,6 +94,15 @@ def test_mistakes_get_one_line_and_leave_no_file(arguments, message, tmp_path, m
     assert message in error
     assert len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_images_themselves_are_not_written_over(tmp_path, capsys):
+    file = tmp_path / "mine.npz"
+    np.savez(file, images=np.zeros((2, 2)))
+    before = file.read_bytes()
+    assert main(["annotate", "--data", str(file), "--out", str(file)]) == 2
+    assert "out must be a new file, or one that `annotate` wrote" in capsys.readouterr().err
+    assert file.read_bytes() == before
 
 
 def test_the_file_of_images_may_say_which_are_of_low_quality(tmp_path):
@@ -108,6 +117,10 @@ def test_the_file_of_images_may_say_which_are_of_low_quality(tmp_path):
     clean = Config(data=str(file), train_on="clean")
     configs.check(clean)
     assert len(training_source(clean)) == 24
+    for flag, train_on, message in ((False, "gated", "none of the 48"), (True, "clean", "at least 5")):
+        np.savez(file, images=images, degraded=np.full(60, flag))
+        with pytest.raises(ValueError, match=message):
+            training_source(dataclasses.replace(clean, train_on=train_on))
     for wrong in (degraded.astype(int), degraded[1:]):
         np.savez(file, images=images, degraded=wrong)
         with pytest.raises(ValueError, match="degraded must be booleans of shape"):
@@ -121,7 +134,7 @@ def test_the_file_of_images_may_say_which_are_of_low_quality(tmp_path):
 
 
 def test_whoever_judges_an_image_has_not_seen_it(monkeypatch):
-    degraded = share(41, 0.7, np.random.default_rng(0))
+    degraded = share(61, 0.6, np.random.default_rng(0))
     seen, heard = [], []
 
     def remember(images, taught, *rest):
@@ -136,16 +149,17 @@ def test_whoever_judges_an_image_has_not_seen_it(monkeypatch):
     monkeypatch.setattr(judges, "_train", remember)
     monkeypatch.setattr(judges, "_hear", listen)
     view = View(LEVELS, np.full(3, 4))
-    found = judge(np.zeros((41, 4, 4, 1), np.float32), degraded, view, steps=1, batch=2, draws=2, seed=0)
+    found = judge(np.zeros((61, 4, 4, 1), np.float32), degraded, view, steps=1, batch=2, draws=2, seed=0)
     for one, other in zip(seen, heard, strict=True):
         assert not set(one) & set(other)
-        assert set(one) | set(other) == set(range(41))
-    assert sorted(np.concatenate(heard)) == list(range(41))
+        assert set(one) | set(other) == set(range(61))
+    assert sorted(np.concatenate(heard)) == list(range(61))
     np.testing.assert_allclose(found.probability, 0.5)
+    np.testing.assert_allclose(found.accuracy, 0.5)
     fold = halves(degraded, 0)
     for kind in (True, False):
         assert abs(np.sum(fold[degraded == kind] == 0) - np.sum(fold[degraded == kind] == 1)) <= 1
-    with pytest.raises(ValueError, match="4 or more of each"):
+    with pytest.raises(ValueError, match="20 or more of each"):
         judge(np.zeros((5, 4, 4, 1), np.float32), np.arange(5) > 1, view, steps=1, batch=2, draws=1, seed=0)
 
 
@@ -180,12 +194,12 @@ def test_a_judge_is_shown_a_crop_of_the_size_said_and_nothing_else():
     assert [View(LEVELS, np.array([1, 3, side])).window((7, 8, 1)) for side in (3, 7, 8)] == [(4, 4), (7, 8), (7, 8)]
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3), (7, 9, 1), (2, 2, 1)])
+@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3), (256, 256, 3), (7, 9, 1), (2, 2, 1)])
 def test_the_classifier_takes_images_of_every_size(shape):
     network = eqx.filter_eval_shape(lambda key: Classifier(shape, channels=16, key=key), jax.random.key(0))
     logit = eqx.filter_eval_shape(network, jnp.zeros(shape), jnp.zeros(()))
     assert logit.shape == ()
-    assert len(network.encoder.blocks) == {8: 3, 32: 5, 7: 1, 2: 1}[shape[0]]
+    assert len(network.encoder.blocks) == {8: 3, 32: 5, 256: 9, 7: 1, 2: 1}[shape[0]]
 
 
 # --- ranges
@@ -326,17 +340,10 @@ def test_a_run_does_not_go_on_with_another_file(data, tmp_path, small_network):
     with pytest.raises(ValueError, match="annotations must be the same file"):
         train(config, run, jax.devices()[:1])
     assert {entry.name for entry in run.iterdir()} == {"config.json", "statistics.json", "annotations.npz"}
-
-
-def test_runs_begun_before_there_were_annotations_are_read(tmp_path):
-    values = dataclasses.asdict(Config())
-    del values["annotations"]
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    assert configs.load(tmp_path / "config.json") == Config()
-    del values["seed"]
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError, match="no seed"):
-        configs.load(tmp_path / "config.json")
+    file.unlink()  # the run's own copy will do
+    annotations.require_unchanged(file, run / "annotations.npz")
+    source, path = training_source(config), make_path("vp-cosine", statistics_module.statistics_of(source))
+    assert make_gates(config, source, path, run / "annotations.npz") is not None
 
 
 # --- slow: the networks themselves
