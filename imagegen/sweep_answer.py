@@ -27,6 +27,8 @@ QUESTIONS = {
     "digits-paths": "Which corruption path trains the better image model?",
     "digits-ambient": "Does low-quality data help at the right noise levels?",
 }
+UNGUIDED = "w=0"
+"""The way of sampling without guidance, by name; those with it are `w=...` too."""
 ALSO = {"digits-ambient": ("everything", "everything-blur-0.5")}
 """Further references: whether the gate helps is seen beside training on everything ungated."""
 Results = Sequence[Mapping[str, Any]]
@@ -104,7 +106,7 @@ def _lowest(sweep: str, results: Results, sampling: str) -> str:
 
 def details(sweep: str, results: Results) -> list[str]:
     """The reference itself, and those whose interval excludes zero, a sentence for each way of sampling; the same
-    against the other references; what failed.
+    against the other references, and guided runs against the reference without guidance; what failed.
     """
     first, told = SWEEPS[sweep]()[0], []
     for sampling in first.samplings:
@@ -119,8 +121,28 @@ def details(sweep: str, results: Results) -> list[str]:
                          if d.sampling == sampling and verdict(d) == word]  # fmt: skip
                 if named:
                     told.append(f"{sampling}, {word} than {reference}: {'; '.join(named)}.")
+    told += _beside_unguided(sweep, results)
     failed = [f"{one['name']} (seed {one['seed']})" for one in results if "failed" in one]
     return [*told, f"Failed: {', '.join(failed)}."] if failed else told
+
+
+def _beside_unguided(sweep: str, results: Results) -> list[str]:
+    """Whether any guided run is better than the first without guidance; nothing where none is sampled in both ways."""
+    first, *_ = members = SWEEPS[sweep]()
+    ways = [way for way in first.samplings if way.startswith("w=")]
+    plain = values(results, first.name, UNGUIDED) if UNGUIDED in ways else {}
+    found = {
+        f"{member.name} at {way}": paired_difference(*np.array([[own[s], plain[s]] for s in seeds]).T)
+        for member in members for way in ways if way != UNGUIDED
+        if len(seeds := sorted((own := values(results, member.name, way)).keys() & plain.keys())) >= 2
+    }  # fmt: skip
+    if not found:
+        return []
+    better = [f"{name} {shown(one._asdict())}" for name, one in found.items() if sign(one._asdict()) < 0]
+    lowest = min(found, key=lambda name: found[name].value)
+    closest = f"the closest is {lowest}, {shown(found[lowest]._asdict())} above it"
+    said = f"better are {'; '.join(better)}" if better else f"none is seen to be better; {closest}"
+    return [f"Of {len(found)} guided runs and samplings, held against {first.name} without guidance, {said}."]
 
 
 def table(sweep: str, results: Results) -> str:

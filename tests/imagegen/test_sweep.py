@@ -142,6 +142,25 @@ def test_differences_are_paired_and_judged_by_their_intervals(tiny):
     assert section.text == "Not run with two seeds yet."
 
 
+def test_guided_runs_are_held_against_the_first_without_guidance(tiny, monkeypatch):
+    both = {"w=0": SamplerConfig(steps=2), "w=1": SamplerConfig(steps=2, guidance=1.0)}
+    monkeypatch.setitem(SWEEPS, "tiny", lambda: [member._replace(samplings=both) for member in tiny])
+
+    def run(name, seed, plain, guided):
+        figures = {way: {"figures": {FIGURE: {"debiased": x}}} for way, x in (("w=0", plain), ("w=1", guided))}
+        return {"name": name, "seed": seed, "evaluations": figures, "seconds": 1.0}
+
+    found = [run("clean", s, s + 1.0, s + 2.0 + 0.01 * s) for s in range(3)]
+    found += [run("cep", s, s + 1.0, s + 1.5 + 0.01 * s) for s in range(3)]
+    (text,) = (point for point in details("tiny", found) if "without guidance" in point)
+    assert text.startswith("Of 2 guided runs and samplings, held against clean without guidance, none is seen")
+    assert "the closest is cep at w=1, 0.51 [" in text
+    found[3:] = [run("cep", s, s + 1.0, s + 0.5 + 0.01 * s) for s in range(3)]
+    assert any("better are cep at w=1 -0.49" in point for point in details("tiny", found))
+    monkeypatch.setitem(SWEEPS, "tiny", lambda: [m._replace(samplings={"9 steps": both["w=0"]}) for m in tiny])
+    assert details("tiny", []) == []
+
+
 def test_one_seed_is_no_comparison(tiny):
     assert differences("tiny", [fake("clean", 0, 1.0), fake("cep", 0, 0.5), fake("cep", 1, 0.5)]) == []
 
