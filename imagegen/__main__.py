@@ -17,7 +17,7 @@ from imagegen.annotate import AnnotateConfig
 from imagegen.config import Config
 from imagegen.presets import PRESETS
 from theory._checks import require
-from theory._commands import exit_code
+from theory._commands import exit_code, leave
 
 RUNS = Path("runs")
 
@@ -94,8 +94,8 @@ def sample(
         run: Folder of the run.
         number: Images.
         classes: Their classes in turn; by default all.
-        sampler: See `sim.samplers.SAMPLERS`.
-        grid: Grid of times, see `sim.times.GRIDS`.
+        sampler: ddim, ancestral_small, ancestral_large, euler, heun, sigma_heun, dpm_solver_pp_2m or reverse_sde.
+        grid: Grid of times: uniform, quadratic, edm, log_snr or equal_angle.
         steps: Steps of the sampler.
         guidance: Patina's w >= 0: the usual scale minus 1.
         interval: Times between which guidance acts.
@@ -128,9 +128,13 @@ def evaluate(run: tyro.conf.Positional[Path], *, samples: Path | None = None, se
 
     require(0 <= seed < 2**32, "seed", seed, "between 0 and 2^32 - 1")
     file = evaluate_run(run, samples, seed=seed)
-    for name, figure in json.loads(file.read_text(encoding="utf-8"))["figures"].items():
+    page = json.loads(file.read_text(encoding="utf-8"))
+    print(f"{'figure':28} {'debiased':>10} {'95 % interval':24} {'ideal':>5} {'bias':>10}")
+    for name, figure in page["figures"].items():
         ends = f"[{figure['low']:.4g}, {figure['high']:.4g}]"
-        print(f"{name:28} {figure['debiased']:10.4g} {ends:24} ideally {figure['ideal']:g}")
+        print(f"{name:28} {figure['debiased']:10.4g} {ends:24} {figure['ideal']:5g} {figure['bias']:10.4g}")
+    for name, why in page["left_out"].items():
+        print(f"{name:28} left out: {why}")
     print(f"wrote {file}")
     return 0
 
@@ -145,7 +149,7 @@ def sweep(
     """Run what is missing of a sweep (`imagegen.sweeps.SWEEPS`), a result file per run; print and draw what it found.
 
     Args:
-        name: The sweep.
+        name: digits-conditions, digits-paths or digits-ambient.
         out: Folder of the results; by default results/NAME.
         seeds: Repeats.
         share: K N: every N-th of the runs from number K on, for N processes at once.
@@ -177,7 +181,13 @@ def report(*, out: Path = Path("report"), results: Path = Path("results"), full:
     return make_report(out, results, full, seed, lambda: image_results(results / "runs"))
 
 
+def train() -> int:
+    """Train a preset: `train PRESET [--out FOLDER] [--FIELD VALUE ...]`; `train --help` explains every field."""
+    raise AssertionError("main reads the preset before its options")
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": train,
     "presets": presets,
     "annotate": annotate,
     "sample": sample,
@@ -188,7 +198,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 INTERRUPTED = {
-    "train": "interrupted; the newest checkpoint is kept, the same command goes on from it",
+    "train": "interrupted; the same command goes on from the newest checkpoint, if there is one",
     "sample": "interrupted; finished parts are kept, the same command goes on from them",
     "sweep": "interrupted; finished runs are kept, the same command goes on with the next",
     "report": "interrupted; what is finished is kept, the same command goes on from it",
@@ -217,4 +227,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

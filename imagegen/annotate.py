@@ -214,8 +214,8 @@ def told(noted: Annotations) -> str:
 
 
 def _few(curves: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """Up to five levels, and the accuracy on whole images there."""
-    places = np.unique(np.linspace(0, len(curves["levels"]) - 1, 5).round().astype(int))
+    """Up to eight levels, and the accuracy on whole images there."""
+    places = np.unique(np.linspace(0, len(curves["levels"]) - 1, 8).round().astype(int))
     return [curves["levels"][k] for k in places], [curves["whole"]["accuracy"][k] for k in places]
 
 

@@ -31,8 +31,8 @@ class Config:
     """A training run; see the module's top. Every field is an option of `python -m imagegen train`."""
 
     data: str = "digits"
-    """`digits`, `photographs`, `shapes`, or an .npz file with `images`, `labels` and, where some are of low quality,
-    booleans `degraded`."""
+    """`digits`, `photographs`, `shapes`, or an .npz file with `images`, (n, H, W) or (n, H, W, C), unsigned bytes or
+    numbers in [-1, 1], `labels` and, where some are of low quality, booleans `degraded`."""
     degradation: str = "none"
     """What a share of the images, chosen by index, has suffered: none, blur, jpeg, motion, mask or box."""
     degraded_share: float = 0.0
@@ -44,7 +44,7 @@ class Config:
     sigma_min: float = 0.0
     """Gated: noise-to-signal ratio from which degraded images train, each noised once to it, by its index."""
     network: str = "dit-digits"
-    """A name of `imagegen.networks.registry.NETWORKS`."""
+    """dit-digits, dit-patches, unet-small, unet-cifar, or a DiT of size s, b, l, xl and patch 2, 4, 8: dit-s/2."""
     compute: str = "float32"
     """Type of the network's arithmetic, float32 or bfloat16; parameters are float32."""
     remat: bool = False
@@ -98,7 +98,7 @@ class Config:
     stop_after: int = 10
     """Stop after so many steps in a row with non-finite gradients, seen at a logged step."""
     log_every: int = 20
-    """Steps between lines of metrics."""
+    """Steps between lines of metrics.jsonl."""
     samples_every: int = 200
     """Steps between grids of samples; 0: none."""
     checkpoint_every: int = 100
@@ -182,8 +182,8 @@ def _check_agreement(config: Config) -> None:
         require(config.degraded_share < 1, "degraded_share", config.degraded_share, "below 1 to train on clean images")
     gated = config.train_on == "gated"
     ranges = (config.sigma_min > 0) + (config.annotations != "")
-    require(ranges == gated, "sigma_min, annotations", (config.sigma_min, config.annotations),
-            "one of them given where train_on is gated, and neither elsewhere")  # fmt: skip
+    allowed = "given, one of them, for train_on=gated" if gated else f"left out for train_on={config.train_on}"
+    require(ranges == gated, "sigma_min, annotations", (config.sigma_min, config.annotations), allowed)
     some = config.degradation != "none" or config.data.endswith(".npz")
     require(config.train_on == "all" or some, "train_on", config.train_on, "all, where nothing is degraded")
     parts = config.accumulate

@@ -65,11 +65,7 @@ def make_samples(
     shown = _classes(run, classes)
     conds = evenly(shown, number)
     make_folder("out", target / "parts")
-    _require_same(target / "samples.json", {
-        "config": dataclasses.asdict(run.config), "step": run.step,
-        "ema": run.config.ema[-1] if ema is None else ema, "number": number, "seed": seed,
-        "classes": list(shown), **dataclasses.asdict(how),
-    })  # fmt: skip
+    _require_same(target / "samples.json", _made(run, how, ema, number, seed, shown))
     parts = []
     for low in tqdm(range(0, number, BATCH), desc="sampling", unit="batch", disable=None):
         file = target / "parts" / f"{low:08d}.npy"
@@ -86,12 +82,25 @@ def make_samples(
     return target / "samples.npz"
 
 
+def _made(
+    run: Run, how: SamplerConfig, ema: float | None, number: int, seed: int, classes: Sequence[int]
+) -> dict[str, object]:
+    """All that images depend on."""
+    return {
+        "config": dataclasses.asdict(run.config), "step": run.step, "ema": run.config.ema[-1] if ema is None else ema,
+        "number": number, "seed": seed, "classes": list(classes), **dataclasses.asdict(how),
+    }  # fmt: skip
+
+
 def _require_same(file: Path, values: dict[str, object]) -> None:
-    """Parts made otherwise are not gone on from."""
+    """Images made otherwise are not gone on from, nor written over."""
     text = json.dumps(values, indent=1) + "\n"
     if file.exists():
-        same = json.loads(file.read_text(encoding="utf-8")) == json.loads(text)
-        require(same, "out", file.parent, "a folder without samples made otherwise (see its samples.json)")
+        before, now = json.loads(file.read_text(encoding="utf-8")), json.loads(text)
+        other = [f"{name}={now[name]!r} (those there have {before.get(name)!r})"
+                 for name in now if name != "config" and now[name] != before.get(name)]  # fmt: skip
+        given = ", ".join(other) or "another config"
+        require(before == now, f"images in '{file.parent}'", given, "made in one way; choose another --out")
     write_whole(file, text)
 
 
@@ -112,7 +121,8 @@ def make_walk(
     """
     run, target = _opened(folder, how, ema, step, out)
     label = _classes(run, classes)[0]
-    images = walk(run.denoiser, run.statistics.shape, label, sampling_key(seed), how, number)
     make_folder("out", target)
+    _require_same(target / f"walk-{label}.json", _made(run, how, ema, number, seed, [label]))
+    images = walk(run.denoiser, run.statistics.shape, label, sampling_key(seed), how, number)
     save_grid(images[:SHOWN], target / f"walk-{label}.png", columns=10)
     return target / f"walk-{label}.png"

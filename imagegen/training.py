@@ -141,6 +141,8 @@ class _Run:
                     self._show(state, number)
                 if number % config.checkpoint_every == 0 or number == config.steps:
                     checkpoints.save(number, state)
+                    if bar.disable:  # not on a terminal: a log gets a line for each checkpoint
+                        print(f"step {number} of {config.steps}: {bar.postfix}", flush=True)
         return state
 
     def _batches(self, done: int) -> Iterator[dict[str, Any]]:

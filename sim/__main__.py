@@ -15,7 +15,7 @@ import jax
 import tyro
 
 from theory._checks import make_folder, require
-from theory._commands import exit_code
+from theory._commands import exit_code, leave
 
 if TYPE_CHECKING:
     from theory.report import Result
@@ -150,4 +150,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

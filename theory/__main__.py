@@ -17,7 +17,7 @@ import jax
 import tyro
 
 from theory._checks import InputError, make_folder, require
-from theory._commands import exit_code
+from theory._commands import exit_code, leave
 from theory.settings import Settings
 
 DEFAULTS = Settings()
@@ -224,4 +224,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -76,10 +76,11 @@ def from_npz(path: Path, split: str) -> ArraySource:
     `degraded`, if any, booleans (n,): which are of low quality.
 
     Raises `ValueError` for an unknown split, a file that is bad (`load_npz`) or holds no images, fewer than 5 good
-    images, and numbers beyond [-1, 1].
+    images, numbers beyond [-1, 1] or none below 0, and images with channels before rows.
     """
     data = load_npz(path)
     extras = read_arrays(path, ("degraded",))
+    _check_layout(path, data)
     degraded = extras.get("degraded", np.zeros(data.n, bool))
     given = f"{degraded.dtype} of shape {degraded.shape}"
     require(degraded.dtype == bool and degraded.shape == (data.n,), "degraded", given, f"booleans of shape ({data.n},)")
@@ -91,6 +92,17 @@ def from_npz(path: Path, split: str) -> ArraySource:
         "a set of at least 5 images, the degraded not counted: a fifth is held out",
     )
     return _split(data, split, good // 5, extras)
+
+
+def _check_layout(path: Path, data: DataSet) -> None:
+    """Refuse what is likely meant otherwise: channels first, and numbers in [0, 1]."""
+    shape = data.image_shape or ()
+    first = len(shape) == 3 and shape[0] in (1, 3, 4) and shape[2] > 4
+    require(not first, f"images in '{path}'", f"shape (n, {', '.join(map(str, shape))})", "(n, H, W, C), channels last")
+    low, high = float(data.features.min()), float(data.features.max())
+    unsigned = 0 <= low < high <= 1 and data.image_shape is not None
+    require(not unsigned, f"images in '{path}'", f"numbers from {low:.3g} to {high:.3g}",
+            "unsigned bytes, or numbers in [-1, 1] (2 x - 1 for x in [0, 1])")  # fmt: skip
 
 
 def _split(

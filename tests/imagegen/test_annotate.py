@@ -323,7 +323,7 @@ def test_files_of_other_images_and_bad_files_are_refused(data, tmp_path, small_n
     file.write_bytes(file.read_bytes()[:-30])
     refused("an intact .npz file")
     for wrong in ({"annotations": str(file)}, {"sigma_min": 0.0}, {"train_on": "all"}):
-        with pytest.raises(ValueError, match="one of them given where train_on is gated"):
+        with pytest.raises(ValueError, match="sigma_min, annotations must be"):
             configs.check(dataclasses.replace(config, **wrong))
 
 

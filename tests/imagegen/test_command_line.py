@@ -1,11 +1,16 @@
 """The command line of imagegen: train, sample, evaluate a small run; every mistake gets one clear line."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from imagegen.__main__ import main
+from imagegen.__main__ import COMMANDS, main
+from imagegen.sweeps import SWEEPS
+from sim.samplers import SAMPLERS
+from sim.times import GRIDS
 
 QUICK = [
     "--network",
@@ -67,7 +72,8 @@ def test_evaluation_writes_every_figure(run, capsys):
     assert main(["evaluate", str(run)]) == 0
     printed = capsys.readouterr().out
     assert "w2_squared" in printed
-    assert "ideally 0" in printed
+    assert all(head in printed for head in ("debiased", "95 % interval", "bias"))
+    assert "frechet_squared_features     left out: 40 images in a half are too few" in printed
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -100,3 +106,29 @@ def test_unknown_fields_are_answered_with_the_nearest(tmp_path, monkeypatch, cap
         main(["train", "digits", "--stesp", "3"])
     assert stopped.value.code == 2
     assert "--steps" in capsys.readouterr().err
+
+
+def test_after_an_interrupt_the_process_ends_at_once():
+    """While a program is compiled in another thread, the interpreter crashed as it was taken down."""
+    script = "import atexit; from theory._commands import leave; atexit.register(print, 'taken down'); leave({})"
+    for code, printed in ((130, ""), (2, "taken down\n")):
+        ended = subprocess.run([sys.executable, "-c", script.format(code)], capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout) == (code, printed)
+
+
+@pytest.mark.parametrize(("arguments", "names"), [
+    (["sample", "--help"], [*SAMPLERS, *GRIDS]), (["sweep", "--help"], SWEEPS), (["--help"], ["train", *COMMANDS]),
+])  # fmt: skip
+def test_help_names_what_there_is(arguments, names, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    text = capsys.readouterr().out
+    assert [name for name in names if name not in text] == []
+
+
+def test_images_made_otherwise_are_not_written_over(run, capsys):
+    for walk in ([], ["--walk"]):
+        command = ["sample", str(run), "--number", "8", "--steps", "2", *walk, "--out", str(run / "both")]
+        assert main(command) == 0
+        assert main([*command, "--seed", "3"]) == 2
+        assert "seed=3 (those there have 0)" in capsys.readouterr().err

@@ -211,6 +211,8 @@ def test_a_users_file_is_split_and_nothing_is_lost(tmp_path):
         ({"features": np.zeros((9, 4)), "labels": np.zeros(9, int)}, "set of images"),
         ({"images": np.zeros((4, 4, 4))}, "at least 5 images"),
         ({"images": np.zeros((9, 4, 4)), "labels": np.arange(9) % 2 + 1}, "labels must be"),
+        ({"images": np.linspace(0, 1, 9 * 16).reshape(9, 4, 4)}, "2 x - 1 for x in .*numbers from 0 to 1"),
+        ({"images": np.zeros((9, 3, 8, 8), np.uint8)}, "channels last; got shape .n, 3, 8, 8"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path, arrays, message):
