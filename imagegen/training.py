@@ -142,7 +142,7 @@ class _Run:
                 if number % config.checkpoint_every == 0 or number == config.steps:
                     checkpoints.save(number, state)
                     if bar.disable:  # not on a terminal: a log gets a line for each checkpoint
-                        print(f"step {number} of {config.steps}: {bar.postfix}", flush=True)
+                        print(f"{self.folder.name}: step {number} of {config.steps}: {bar.postfix}", flush=True)
         return state
 
     def _batches(self, done: int) -> Iterator[dict[str, Any]]:

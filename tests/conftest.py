@@ -4,6 +4,7 @@ Hypothesis profiles, and jaxtyping annotations enforced by beartype.
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 # Most of the time goes into compiling programs that run once, so they are not optimised; one thread for each of the
@@ -41,6 +42,9 @@ def pytest_configure(config):
     jax.config.update("jax_enable_x64", not alone)
     if alone:
         jax.config.update("jax_num_cpu_devices", 8)
+        # many of these tests train the same network anew: each program is compiled once
+        config.compiled = tempfile.TemporaryDirectory()
+        jax.config.update("jax_compilation_cache_dir", config.compiled.name)
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -33,7 +33,7 @@ RANDOM = {
     "exact": Ancestral(variance=TWO_MODES.moments().cov[0, 0]),
     "reverse_sde": ReverseSDE(),
 }
-ON_BOTH = ("small", "reverse_sde")
+ON_BOTH = ("reverse_sde",)
 each_case = pytest.mark.parametrize(
     ("kind", "name"),
     [

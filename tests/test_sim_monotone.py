@@ -80,7 +80,9 @@ def test_the_exact_map_by_brentq_has_no_error():
     assert result.points < 400
 
 
-@pytest.mark.parametrize("name", PERTURBATIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "shift" else pytest.mark.slow) for n in PERTURBATIONS]
+)
 def test_a_perturbed_exact_map_has_the_perturbations_norm(name):
     change, gap = PERTURBATIONS[name]
     result = transport_error(lambda z: change(_extrapolated(z)), START, DATA, relative=0.01)

@@ -176,7 +176,7 @@ def test_order_of_convergence_on_a_mixture_is_the_nominal_one(name, sampler):
 
 @pytest.mark.parametrize(
     ("name", "first", "end", "sampler"),
-    each_deterministic_sampler_on(("shortest", 0.8, 0.2), ("heat", 0.3, 0.1), (DDIM, SigmaHeun, DPMSolverPP2M)),
+    each_deterministic_sampler_on(("shortest", 0.8, 0.2), ("heat", 0.3, 0.1), (DDIM, SigmaHeun)),
 )
 def test_order_of_convergence_on_spectral_gaussians_is_the_nominal_one(name, first, end, sampler):
     path = PATHS[name](SPECTRUM)
@@ -192,7 +192,8 @@ def test_euler_is_exact_on_the_bures_path_where_the_standard_deviation_is_linear
     np.testing.assert_allclose(gains(path, jnp.array([0.8, 0.5, 0.2]), Euler()), exact, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", [pytest.param("vp_linear", marks=pytest.mark.slow), "equal_angle"])
+@pytest.mark.slow  # without it, the orders of convergence rest on this sampler
+@pytest.mark.parametrize("name", ["vp_linear", "equal_angle"])
 def test_adaptive_reference_reproduces_the_flow_of_gaussian_data_to_ten_digits(name):
     """About a hundred steps with a relative error of 1e-12 each."""
     path = PATHS[name](SPECTRUM)

@@ -221,7 +221,7 @@ def test_more_noise_than_a_constant_over_root_n_hurts():
     )
 
 
-@pytest.mark.parametrize(("n", "d", "a"), [(4, 3, 1.0), (20, 3, 2.0)])
+@pytest.mark.parametrize(("n", "d", "a"), [pytest.param(4, 3, 1.0, marks=pytest.mark.slow), (20, 3, 2.0)])
 def test_brackets_cover_the_optimum(n, d, a):
     """Of 20 brackets at 95 % at least 13 cover: fewer has probability 3e-6."""
     best = optimal_noise_std(n, d, a, draws=8_000, seed=77).value
