@@ -53,6 +53,15 @@ def values(results: Results, name: str, sampling: str, figure: str = FIGURE) -> 
     return {one["seed"]: one["evaluations"][sampling]["figures"][figure]["debiased"] for one in own}
 
 
+def _paired(one: Mapping[int, float], other: Mapping[int, float]) -> tuple[int, Interval] | None:
+    """How many seeds two runs share, and the interval of `one` - `other` over them; None for fewer than two."""
+    seeds = sorted(one.keys() & other.keys())
+    if len(seeds) < 2:
+        return None
+    pairs = np.array([[one[s], other[s]] for s in seeds])
+    return len(seeds), paired_difference(pairs[:, 0], pairs[:, 1])
+
+
 def differences(
     sweep: str, results: Results, figure: str = FIGURE, *, reference: str | None = None
 ) -> list[Difference]:
@@ -61,12 +70,9 @@ def differences(
     against, found = reference or members[0].name, []
     for member in members:
         for sampling in member.samplings if member.name != against else ():
-            one, other = (values(results, name, sampling, figure) for name in (member.name, against))
-            seeds = sorted(one.keys() & other.keys())
-            if len(seeds) >= 2:
-                pairs = np.array([[one[s], other[s]] for s in seeds])
-                interval = paired_difference(pairs[:, 0], pairs[:, 1])
-                found.append(Difference(member.name, member.group, member.strength, sampling, len(seeds), interval))
+            paired = _paired(*(values(results, name, sampling, figure) for name in (member.name, against)))
+            if paired is not None:
+                found.append(Difference(member.name, member.group, member.strength, sampling, *paired))
     return found
 
 
@@ -132,9 +138,9 @@ def _beside_unguided(sweep: str, results: Results) -> list[str]:
     ways = [way for way in first.samplings if way.startswith("w=")]
     plain = values(results, first.name, UNGUIDED) if UNGUIDED in ways else {}
     found = {
-        f"{member.name} at {way}": paired_difference(*np.array([[own[s], plain[s]] for s in seeds]).T)
+        f"{member.name} at {way}": paired[1]
         for member in members for way in ways if way != UNGUIDED
-        if len(seeds := sorted((own := values(results, member.name, way)).keys() & plain.keys())) >= 2
+        if (paired := _paired(values(results, member.name, way), plain)) is not None
     }  # fmt: skip
     if not found:
         return []

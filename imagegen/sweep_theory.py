@@ -8,30 +8,28 @@ means is relative to the embedding's norm R, which a network learns: noise_std =
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.source import ArraySource
+from imagegen.sweep_answer import Results
 from imagegen.sweeps import BASE, SWEEPS, Member
 from theory.data import DataSet
-from theory.prescribe import Prescription, Settings, prescribe
+from theory.image_advice import advise_images
+from theory.prescribe import Settings, prescribe
 
-Results = Sequence[Mapping[str, Any]]
 D_EMB = 128
 """Size of the embeddings of the sweeps' network."""
-NAMES = {"vp_linear": "vp-linear", "vp_cosine": "vp-cosine", "equal_angle": "equal-angle"}
-"""The sweeps' names of theory's paths, where they differ."""
 
 
 @functools.cache
-def _prescribed(settings: Settings) -> Prescription:
+def _digits() -> DataSet:
     source = make_source(BASE.data, "train")
     assert isinstance(source, ArraySource)
-    return prescribe(DataSet.from_images(source.images, source.labels, name=source.name), settings)
+    return DataSet.from_images(source.images, source.labels, name=source.name)
 
 
 def predictions(sweep: str, results: Results) -> list[str]:
@@ -54,7 +52,7 @@ def _of_conditions(results: Results) -> list[str]:
     levels = {member.name: level for member in members for level in _noise_std(member, results)}
     shares = tuple(member.config.flip_share for member in members if member.config.flips == "symmetric")
     noise_std = tuple(sorted(levels.values())) or FEW.noise_std
-    advice = _prescribed(dataclasses.replace(FEW, eta=shares, noise_std=noise_std)).conditions
+    advice = prescribe(_digits(), dataclasses.replace(FEW, eta=shares, noise_std=noise_std)).conditions
     assert advice is not None
     best, limit, gain = (getattr(advice.plugin, name).value for name in ("noise_std", "helpful_limit", "gain"))
     said = [
@@ -71,9 +69,8 @@ def _of_conditions(results: Results) -> list[str]:
 
 
 def _of_paths(results: Results) -> list[str]:
-    images = _prescribed(FEW).images
-    assert images is not None
-    named = {NAMES.get(path.name, path.name): path for path in images.paths}
+    images = advise_images(_digits(), FEW)
+    named = {path.name.replace("_", "-"): path for path in images.paths}
     members = [member.config.path for member in SWEEPS["digits-paths"]()]
     ordered = sorted(members, key=lambda name: named[name].wasserstein2)
     told = ", ".join(f"{name} {named[name].wasserstein2:.2g}" for name in ordered)
@@ -86,8 +83,7 @@ def _of_paths(results: Results) -> list[str]:
 def _of_ambient(results: Results) -> list[str]:
     told = []
     for std in sorted({member.config.degradation_strength for member in SWEEPS["digits-ambient"]()}):
-        images = _prescribed(dataclasses.replace(FEW, blur_std=std)).images
-        assert images is not None
+        images = advise_images(_digits(), dataclasses.replace(FEW, blur_std=std))
         told.append(f"{images.blur.sigma_min:.2g} for a blur of {std:g} pixels")
     return [f"`theory prescribe` (ideal classifier of noised images, tau = {FEW.tau:g}) has sigma_min "
             f"{' and '.join(told)}."]  # fmt: skip
