@@ -199,6 +199,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 INTERRUPTED = {
     "train": "interrupted; the same command goes on from the newest checkpoint, if there is one",
+    "annotate": "interrupted; what finished judges said is kept, the same command goes on with the next",
     "sample": "interrupted; finished parts are kept, the same command goes on from them",
     "sweep": "interrupted; finished runs are kept, the same command goes on with the next",
     "report": "interrupted; what is finished is kept, the same command goes on from it",

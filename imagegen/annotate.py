@@ -21,7 +21,10 @@ nothing to learn: that `degraded` images may then train everywhere is the judge'
 """
 
 import dataclasses
+import hashlib
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +105,7 @@ def _of_the_data(config: AnnotateConfig) -> Config:
 def run_annotate(config: AnnotateConfig, out: Path) -> Annotations:
     """Annotate the images that a run with the same fields trains on; write the file `out` and a figure beside it.
 
+    What each judge says is kept in a folder beside `out` until all is written: interrupted, the same call goes on.
     Raises `InputError` for a config that is refused, data that are bad or not of both kinds, and a bad `out`.
     """
     from theory.canvas import save
@@ -111,9 +115,11 @@ def run_annotate(config: AnnotateConfig, out: Path) -> Annotations:
     source = training_source(_of_the_data(config))
     _kinds(read_all(source))
     make_folder("out", out.parent)
-    noted = annotate_source(source, config)
+    kept = out.with_suffix(".parts")
+    noted = annotate_source(source, config, kept)
     annotations.save(noted, out)
     save(annotations_figure(noted), out.with_suffix(".png"))
+    shutil.rmtree(kept, ignore_errors=True)
     return noted
 
 
@@ -127,20 +133,27 @@ def _require_out(out: Path) -> None:
             require(False, "out", f"'{out}', which holds something else", "a new file, or one that `annotate` wrote")
 
 
-def annotate_source(source: Source, config: AnnotateConfig) -> Annotations:
+def annotate_source(source: Source, config: AnnotateConfig, kept: Path | None = None) -> Annotations:
     """The annotations of a source whose records say which are `degraded`; of the config, what is not of the data.
 
-    Raises `InputError` for fewer than `LEAST` images of a kind, and for bad records.
+    `kept`: a folder where each judge's part is kept, under a name that only equal images and configs share. Raises
+    `InputError` for fewer than `LEAST` images of a kind, and for bad records.
     """
     batch = read_all(source)
     images, degraded = batch["image"], _kinds(batch)
+    about = {"config": dataclasses.asdict(config), "fingerprint": fingerprint(source, batch)}
+    own = None if kept is None else kept / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     levels = np.geomspace(config.lowest, config.highest, config.levels)
     whole = max(source.shape[:2])
     crops = np.maximum(*(crop_sizes(power_spectrum(images[degraded == kind]), levels) for kind in (True, False)))
     local = crops < whole
     how: dict[str, Any] = {name: getattr(config, name) for name in ("steps", "batch", "draws", "seed")}
-    seen = judge(images, degraded, View(levels, np.full(levels.size, whole)), **how, name="whole images")
-    near = judge(images, degraded, View(levels[local], crops[local]), **how, name="crops") if local.any() else None
+
+    def judged(view: View, name: str) -> Judgement:
+        return judge(images, degraded, view, **how, name=name, parts=None if own is None else own / name)
+
+    seen = judged(View(levels, np.full(levels.size, whole)), "whole images")
+    near = judged(View(levels[local], crops[local]), "crops") if local.any() else None
     low = first_from(levels, _by(config.per, seen, degraded), config.tau)
     high = last_up_to(levels[local], _by(config.per, near, degraded), config.tau) if near else np.zeros(len(images))
     curves = {
@@ -149,8 +162,8 @@ def annotate_source(source: Source, config: AnnotateConfig) -> Annotations:
         "whole": _curves(seen, degraded, levels.size),
         "crop": _curves(near, degraded, levels.size),
     }
-    about = {"config": dataclasses.asdict(config), "fingerprint": fingerprint(source, batch), "curves": curves}
-    return Annotations(degraded, np.where(degraded, low, 0.0), np.where(degraded, high, 0.0), about)
+    low, high = (np.where(degraded, level, 0.0) for level in (low, high))
+    return Annotations(degraded, low, high, {**about, "curves": curves})
 
 
 def _kinds(batch: dict[str, Any]) -> Bool[np.ndarray, " n"]:

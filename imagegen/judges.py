@@ -24,6 +24,8 @@ Everything is drawn from the seed and an image's index. Float32; calibration in 
 """
 
 import functools
+import io
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -38,6 +40,7 @@ from tqdm import tqdm
 
 from imagegen.networks.classifier import Classifier
 from theory._checks import require
+from theory._files import write_whole
 
 FOLDS = 2
 LEAST = 20
@@ -94,11 +97,13 @@ def judge(
     draws: int,
     seed: int,
     name: str = "judging",
+    parts: Path | None = None,
 ) -> Judgement:
     """Train the judges and hear them, under a progress bar `name`.
 
     **Arguments:** `images` in [-1, 1]; `steps` >= 1 of `batch` images, even; `draws` >= 1 of noise and place for each
-    image and level. Raises `ValueError` for fewer than `LEAST` images of a kind.
+    image and level; `parts`: a folder of this judgement alone, where what each judge said is kept, and read if it is
+    there. Raises `ValueError` for fewer than `LEAST` images of a kind.
     """
     counts = (int(np.sum(~degraded)), int(np.sum(degraded)))
     require(min(counts) >= LEAST, "data", "{} clean and {} degraded images".format(*counts), f"{LEAST} or more of each")
@@ -110,14 +115,28 @@ def judge(
     rounds = -(-max(int(np.sum(fold == half)) for half in range(FOLDS)) // JUDGED)
     with tqdm(total=FOLDS * (steps + rounds), desc=name, unit="step", disable=None) as bar:
         for half in range(FOLDS):
-            key_train, key_judge = jax.random.split(jax.random.fold_in(key, half))
-            rng = np.random.default_rng((seed, 4, half))
-            taught = [np.flatnonzero((fold != half) & (degraded == kind)) for kind in (False, True)]
-            network = _train(images, taught, shown, key_train, rng, steps, batch, bar)
-            heard = np.flatnonzero(fold == half)
-            logits = _hear(network, images, heard, shown, key_judge, draws, bar)
+            heard, part = np.flatnonzero(fold == half), None if parts is None else parts / f"{half}.npy"
+            if part is not None and part.exists():
+                logits = np.load(part)
+                bar.update(steps + rounds)
+            else:
+                key_train, key_judge = jax.random.split(jax.random.fold_in(key, half))
+                rng = np.random.default_rng((seed, 4, half))
+                taught = [np.flatnonzero((fold != half) & (degraded == kind)) for kind in (False, True)]
+                network = _train(images, taught, shown, key_train, rng, steps, batch, bar)
+                logits = _hear(network, images, heard, shown, key_judge, draws, bar)
+                _keep(logits, part)
             probability[heard] = _calibrated(logits, degraded[heard])
     return Judgement(probability.mean(axis=2), _accuracy(probability, degraded))
+
+
+def _keep(logits: Float[np.ndarray, "m k draws"], part: Path | None) -> None:
+    if part is None:
+        return
+    buffer = io.BytesIO()
+    np.save(buffer, logits)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(part, buffer.getvalue())
 
 
 class _Shown(eqx.Module):

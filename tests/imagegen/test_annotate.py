@@ -16,7 +16,7 @@ from imagegen import annotations, judges
 from imagegen import config as configs
 from imagegen import statistics as statistics_module
 from imagegen.__main__ import main
-from imagegen.annotate import AnnotateConfig, annotate_source, first_from, last_up_to
+from imagegen.annotate import AnnotateConfig, annotate_source, first_from, last_up_to, run_annotate
 from imagegen.annotations import Annotations
 from imagegen.config import Config
 from imagegen.data.builtin import make_source
@@ -392,6 +392,35 @@ def test_images_that_differ_over_long_distances_only_may_train_low_noise():
     assert high == curves["levels"][-1]
     assert low > curves["levels"][2]
     assert curves["whole"]["accuracy"][0] > 0.95
+
+
+def test_an_interrupted_annotation_goes_on_and_ends_as_an_undisturbed_one(data, tmp_path, monkeypatch, fast_judge):
+    file = data[0].data
+    config = AnnotateConfig(data=file, degradation="mask", degradation_strength=0.2, degraded_share=0.5, levels=3,
+                            steps=2, batch=8, draws=1)  # fmt: skip
+    whole = run_annotate(config, tmp_path / "undisturbed.npz")
+    taught, teach = [], judges._train
+
+    def train_until_interrupted(*given):
+        taught.append(1)
+        if len(taught) == 3:
+            raise KeyboardInterrupt
+        return teach(*given)
+
+    monkeypatch.setattr(judges, "_train", train_until_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_annotate(config, tmp_path / "mine.npz")
+    assert not (tmp_path / "mine.npz").exists()
+    again = run_annotate(config, tmp_path / "mine.npz")
+    assert len(taught) == 5  # two were finished, the third is taught anew, and the fourth
+    assert annotations.contents(again) == annotations.contents(whole)
+    assert not (tmp_path / "mine.parts").exists()
+    # --- what judges said of another config is not mixed in
+    taught.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run_annotate(config, tmp_path / "mine.npz")
+    run_annotate(dataclasses.replace(config, seed=1), tmp_path / "mine.npz")
+    assert len(taught) == 3 + 4
 
 
 @pytest.mark.slow
