@@ -24,6 +24,7 @@ WEIGHTS = ("uniform", "min-snr")
 TIMES = ("uniform", "log-normal")
 COMPUTE = ("float32", "bfloat16")
 TRAIN_ON = ("all", "clean", "gated")
+TRACK = ("none", "tensorboard", "wandb")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +106,8 @@ class Config:
     """Steps between checkpoints, a multiple of log_every."""
     keep: int = 2
     """Checkpoints kept."""
+    track: str = "none"
+    """Show the numbers of metrics.jsonl elsewhere too: none, tensorboard or wandb."""
     fsdp: int = 1
     """Devices that parameters are sharded over."""
     seed: int = 0
@@ -114,7 +117,7 @@ class Config:
     it trains, in place of sigma_min."""
 
 
-FREE = ("log_every", "samples_every", "checkpoint_every", "keep", "fsdp", "stop_after", "remat")
+FREE = ("log_every", "samples_every", "checkpoint_every", "keep", "track", "fsdp", "stop_after", "remat")
 """Fields that may differ between a run and its resumption: they change no weight but by rounding."""
 
 
@@ -130,6 +133,7 @@ def check(config: Config) -> None:
         "network": NETWORKS, "degradation": ("none", *DEGRADATIONS), "train_on": TRAIN_ON, "compute": COMPUTE,
         "path": PATHS, "predict": PREDICTIONS, "weight": WEIGHTS, "times": TIMES, "condition": OPERATORS,
         "condition_drawn": DRAWN, "flips": FLIPS, "flips_drawn": DRAWN,
+        "track": TRACK,
     }  # fmt: skip
     for name, table in tables.items():
         require_one_of(name, getattr(config, name), table)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from imagegen._names import require_one_of
 from imagegen.model import ModelDenoiser
 from sim.denoisers import Guided
 from sim.sampler_base import Denoiser
@@ -42,8 +43,8 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
-        require(self.sampler in SAMPLERS, "sampler", repr(self.sampler), "one of " + ", ".join(SAMPLERS))
-        require(self.grid in GRIDS, "grid", repr(self.grid), "one of " + ", ".join(GRIDS))
+        require_one_of("sampler", self.sampler, SAMPLERS)
+        require_one_of("grid", self.grid, GRIDS)
         require(self.steps >= 1, "steps", self.steps, "at least 1")
         require(self.guidance >= 0, "guidance", self.guidance, "at least 0 (Patina's w: the usual scale minus 1)")
         start, end = self.interval

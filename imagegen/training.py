@@ -16,6 +16,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from imagegen.step import (
     state_shardings,
 )
 from imagegen.summary import write_summary
+from imagegen.track import Tracker, make_tracker, require_tracker
 from imagegen.training_data import Gates, gated, make_gates, training_source
 from sim.experiments.base import plain
 from theory._checks import make_folder
@@ -68,6 +70,7 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     many steps with non-finite gradients in a row.
     """
     configs.check(config)
+    require_tracker(config.track)
     mesh = make_mesh(config, jax.devices() if devices is None else devices)
     if (folder / "config.json").exists():
         configs.require_same(config, configs.load(folder / "config.json"))
@@ -114,14 +117,15 @@ class _Run:
                 state = checkpoints.restore(done, state)
             _truncate(self.folder / "metrics.jsonl", done)
             _truncate(self.folder / "speed.jsonl", done)
-            state = self._advance(state, done, checkpoints)
+            with closing(make_tracker(self.config, self.folder, done)) as tracker:
+                state = self._advance(state, done, checkpoints, tracker)
             checkpoints.finish()
         finally:
             checkpoints.close()
         write_summary(self.folder)
         return state
 
-    def _advance(self, state: State, done: int, checkpoints: Checkpoints) -> State:
+    def _advance(self, state: State, done: int, checkpoints: Checkpoints, tracker: Tracker) -> State:
         config, step = self.config, make_step(self.task, self.mesh, state)
         network = eqx.combine(state.parameters, self.task.static).network
         flops = 3 * forward_flops(network, self.source.shape)  # of one image, forward and backward
@@ -133,7 +137,9 @@ class _Run:
                 if number % config.log_every == 0 or number == config.steps:
                     seen = self._log(number, metrics)
                     now = time.perf_counter()
-                    self._speed(bar, number, (number - before) * config.batch / (now - clock), flops, seen)
+                    rate = (number - before) * config.batch / (now - clock)
+                    self._speed(bar, number, rate, flops, seen)
+                    tracker.log(number, {**seen, "images_per_second": rate})
                     clock, before = now, number
                     if seen["skipped_in_a_row"] >= config.stop_after:
                         raise Stopped(_broken(seen, number, self.folder))

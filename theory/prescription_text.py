@@ -97,6 +97,12 @@ def _class_row(c: ClassStatistics) -> tuple[str, ...]:
     )
 
 
+WHICH = (
+    "Which: for training on the data as they are, that in data units. The whitened one is that of the theorem's model, "
+    "in which all components count alike, large or small; use it for data that are whitened first."
+)
+
+
 def _corruption(advice: Conditions, settings: Settings) -> str:
     rows = [
         (
@@ -127,6 +133,7 @@ def _corruption(advice: Conditions, settings: Settings) -> str:
             _wrap(explanation),
             _wrap(_verdict("Whitened: ", advice.whitened, settings)),
             _wrap(_verdict("Data units: ", advice.plugin, settings)),
+            _wrap(WHICH),
         ]
     )
 
