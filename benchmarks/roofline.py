@@ -69,10 +69,10 @@ def main() -> None:
         "# Training steps on an H200, on paper", "",
         f"Nothing here was timed. {SHAPE[0]} x {SHAPE[1]} x {SHAPE[2]} latents, batch {BATCH}, bfloat16 products, no "
         f"recomputation; matrix rate {MATRIX / 1e12:.0f} TFLOP/s (measured), fused attention "
-        f"{ATTENTION / 1e12:.0f} TFLOP/s (assumed), memory {MEMORY / 1e12:.1f} TB/s (a copy, measured). How each part is "
-        "counted: `benchmarks/roofline.py`. Milliseconds per image; images/s with the share of the matrix rate in "
+        f"{ATTENTION / 1e12:.0f} TFLOP/s (assumed), memory {MEMORY / 1e12:.1f} TB/s (a copy, measured). How each part "
+        "is counted: `benchmarks/roofline.py`. Milliseconds per image; images/s with the share of the matrix rate in "
         "brackets, without and with copies of what the backward pass keeps.", "",
-        "| network | GFLOP forward | products | attention | elementwise | optimiser | copies | images/s | with copies |",
+        "| network | GFLOP forward | products | attention | elementwise | optimiser | copies | images/s | copying |",
         "|---|---|---|---|---|---|---|---|---|",
         *(row(name) for name in NETWORKS), "",
     ])  # fmt: skip
