@@ -39,8 +39,10 @@ def _as_points(argument: str, values: Any) -> Float[np.ndarray, "..."]:
     array = np.asarray(values)
     _require(array.dtype.kind in "iuf", argument, f"dtype {array.dtype}", "real numbers")
     _require(array.size > 0, argument, f"shape {array.shape}", "non-empty")
-    bad = int(np.count_nonzero(~np.isfinite(array)))
-    _require(bad == 0, argument, f"{bad} non-finite of {array.size} entries", "finite")
+    bad = np.argwhere(~np.isfinite(array))
+    if bad.size:
+        at = f", the first in row {bad[0][0]}" if array.ndim > 1 else ""
+        _require(False, argument, f"{len(bad)} non-finite of {array.size} entries{at}", "finite")
     points = array.astype(np.float64)
     largest = float(np.max(np.abs(points)))
     _require(largest <= LARGEST, argument, f"an entry of size {largest:.3g}", f"at most {LARGEST:g} in size")
@@ -59,7 +61,7 @@ def _as_labels(values: Any, n: int) -> Int[np.ndarray, " n"]:
     _require(labels.shape == (n,), "labels", f"shape {labels.shape}", f"one per point, shape ({n},)")
     _require(n >= 2, "data set", f"{n} point", "at least 2 points")
     smallest, largest = int(labels.min()), int(labels.max())
-    _require(smallest >= 0, "labels", f"label {smallest}", "0, 1, ..., K - 1")
+    _require(smallest >= 0, "labels", f"label {smallest} in row {labels.argmin()}", "0, 1, ..., K - 1")
     _require(largest < n, "labels", f"label {largest} with {n} points", "0, 1, ..., K - 1 with K at most n / 2")
     counts = np.bincount(labels.astype(np.int64))
     empty, few = np.flatnonzero(counts == 0), np.flatnonzero(counts == 1)
