@@ -15,7 +15,7 @@ import numpy as np
 
 from imagegen.run import read_lines
 from imagegen.sweep import results
-from imagegen.sweep_answer import QUESTIONS, answer, details, difference_figure
+from imagegen.sweep_answer import answer, details, difference_figure
 from imagegen.sweep_theory import predictions
 from imagegen.sweeps import SWEEPS
 from sim.experiments.wording import shown
@@ -112,7 +112,7 @@ def _losses(folder: Path) -> "Figure":
 
 def sweep_result(name: str, found: Sequence[dict[str, Any]]) -> Result:
     """The section on a sweep, from its results so far."""
-    first = SWEEPS[name]()[0]
+    first = SWEEPS[name].members()[0]
     figures = [
         (
             f"Paired differences from {first.name} over seeds, with 95 % intervals; left of zero is better.",
@@ -126,7 +126,7 @@ def sweep_result(name: str, found: Sequence[dict[str, Any]]) -> Result:
         *predictions(name, found),
         f"{len(found)} runs in {seconds / 3600:.1f} hours of their own.",
     ]
-    return Result(QUESTIONS[name], answer(name, found), figures, points)
+    return Result(SWEEPS[name].question, answer(name, found), figures, points)
 
 
 def image_results(folder: Path) -> Iterator[Result]:

@@ -39,7 +39,7 @@ SAMPLES = 500
 def members(name: str) -> list[Member]:
     """The runs of a sweep, each once. Raises `InputError` for an unknown name."""
     require_one_of("sweep", name, SWEEPS)
-    return SWEEPS[name]()
+    return SWEEPS[name].members()
 
 
 def _runs(name: str, seeds: int) -> list[tuple[Member, int]]:

@@ -22,15 +22,8 @@ if TYPE_CHECKING:
 
 FIGURE = "w2_squared_per_class"
 """The figure that is ranked by: debiased squared W2 within each class, in pixels of [-1, 1]; lower is better."""
-QUESTIONS = {
-    "digits-conditions": "Does corrupting the condition make a trained image model better?",
-    "digits-paths": "Which corruption path trains the better image model?",
-    "digits-ambient": "Does low-quality data help at the right noise levels?",
-}
 UNGUIDED = "w=0"
 """The way of sampling without guidance, by name; those with it are `w=...` too."""
-ALSO = {"digits-ambient": ("everything", "everything-blur-0.5")}
-"""Further references: whether the gate helps is seen beside training on everything ungated."""
 Results = Sequence[Mapping[str, Any]]
 
 
@@ -66,7 +59,7 @@ def differences(
     sweep: str, results: Results, figure: str = FIGURE, *, reference: str | None = None
 ) -> list[Difference]:
     """Every run and sampling that shares at least two seeds with the reference, by default the sweep's first run."""
-    members = SWEEPS[sweep]()
+    members = SWEEPS[sweep].members()
     against, found = reference or members[0].name, []
     for member in members:
         for sampling in member.samplings if member.name != against else ():
@@ -88,7 +81,7 @@ def answer(sweep: str, results: Results) -> str:
         return "Not run with two seeds yet."
     words = [verdict(one) for one in found]
     counts = ", ".join(f"{words.count(word)} {word}" for word in ("better", "worse", "undecided"))
-    first = SWEEPS[sweep]()[0]
+    first = SWEEPS[sweep].members()[0]
     fewest, most = min(one.seeds for one in found), max(one.seeds for one in found)
     return (
         f"Of {len(found)} runs and samplings compared with {first.name} in debiased W2² per class, {counts} "
@@ -99,7 +92,7 @@ def answer(sweep: str, results: Results) -> str:
 
 def _lowest(sweep: str, results: Results, sampling: str) -> str:
     """The run of the lowest mean over the reference's seeds, itself among them: chosen as such, so flattered."""
-    first, *others = (member.name for member in SWEEPS[sweep]())
+    first, *others = (member.name for member in SWEEPS[sweep].members())
     seeds = values(results, first, sampling).keys()
     if len(seeds) < 2:
         return f"at {sampling} {first} has not run twice"
@@ -114,12 +107,12 @@ def details(sweep: str, results: Results) -> list[str]:
     """The reference itself, and those whose interval excludes zero, a sentence for each way of sampling; the same
     against the other references, and guided runs against the reference without guidance; what failed.
     """
-    first, told = SWEEPS[sweep]()[0], []
+    first, told = SWEEPS[sweep].members()[0], []
     for sampling in first.samplings:
         own = list(values(results, first.name, sampling).values())
         if len(own) >= 2:
             told.append(f"{sampling}: {first.name} has {shown(mean_interval(np.asarray(own))._asdict())}.")
-    for reference in (first.name, *ALSO.get(sweep, ())):
+    for reference in (first.name, *SWEEPS[sweep].further):
         found = differences(sweep, results, reference=reference)
         for sampling in first.samplings:
             for word in ("better", "worse"):
@@ -134,7 +127,7 @@ def details(sweep: str, results: Results) -> list[str]:
 
 def _beside_unguided(sweep: str, results: Results) -> list[str]:
     """Whether any guided run is better than the first without guidance; nothing where none is sampled in both ways."""
-    first, *_ = members = SWEEPS[sweep]()
+    first, *_ = members = SWEEPS[sweep].members()
     ways = [way for way in first.samplings if way.startswith("w=")]
     plain = values(results, first.name, UNGUIDED) if UNGUIDED in ways else {}
     found = {
@@ -154,7 +147,7 @@ def _beside_unguided(sweep: str, results: Results) -> list[str]:
 def table(sweep: str, results: Results) -> str:
     """Markdown: a row per run, a column per sampling: the paired difference with its interval."""
     found = {(one.name, one.sampling): one for one in differences(sweep, results)}
-    first, *others = SWEEPS[sweep]()
+    first, *others = SWEEPS[sweep].members()
     head = f"| run | {' | '.join(first.samplings)} |\n|---|{'---|' * len(first.samplings)}"
     rows = [f"| **{first.name}** (itself) | {' | '.join(_own(results, first.name, s) for s in first.samplings)} |"]
     for member in others:
@@ -189,7 +182,7 @@ def difference_figure(sweep: str, results: Results, sampling: str) -> "Figure":
         axes.plot([value], [place], "o", color=colour, markersize=4.5)
     axes.axvline(0.0, color=BLACK, linewidth=0.8)
     axes.set_yticks(np.arange(len(found)), [one.name for one in reversed(found)], fontsize=8)
-    axes.set(xlabel=f"debiased $W_2^2$ per class, minus that of {SWEEPS[sweep]()[0].name}", title=sampling)
+    axes.set(xlabel=f"debiased $W_2^2$ per class, minus that of {SWEEPS[sweep].members()[0].name}", title=sampling)
     return figure
 
 
@@ -201,7 +194,7 @@ def write_answer(sweep: str, results: Results, folder: Path) -> str:
     from theory.canvas import png
 
     points = "".join(f"- {point}\n" for point in details(sweep, results))
-    text = f"{QUESTIONS[sweep]}\n\n{answer(sweep, results)}\n\n{points}\n{table(sweep, results)}\n"
+    text = f"{SWEEPS[sweep].question}\n\n{answer(sweep, results)}\n\n{points}\n{table(sweep, results)}\n"
     write_whole(folder / "answer.md", text)
     for sampling in sorted({one.sampling for one in differences(sweep, results)}):
         image = png(difference_figure(sweep, results, sampling))

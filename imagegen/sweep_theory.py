@@ -48,7 +48,7 @@ def _noise_std(member: Member, results: Results) -> list[float]:
 
 
 def _of_conditions(results: Results) -> list[str]:
-    members = SWEEPS["digits-conditions"]()
+    members = SWEEPS["digits-conditions"].members()
     levels = {member.name: level for member in members for level in _noise_std(member, results)}
     shares = tuple(member.config.flip_share for member in members if member.config.flips == "symmetric")
     noise_std = tuple(sorted(levels.values())) or FEW.noise_std
@@ -71,7 +71,7 @@ def _of_conditions(results: Results) -> list[str]:
 def _of_paths(results: Results) -> list[str]:
     images = advise_images(_digits(), FEW)
     named = {path.name.replace("_", "-"): path for path in images.paths}
-    members = [member.config.path for member in SWEEPS["digits-paths"]()]
+    members = [member.config.path for member in SWEEPS["digits-paths"].members()]
     ordered = sorted(members, key=lambda name: named[name].wasserstein2)
     told = ", ".join(f"{name} {named[name].wasserstein2:.2g}" for name in ordered)
     return [
@@ -82,7 +82,7 @@ def _of_paths(results: Results) -> list[str]:
 
 def _of_ambient(results: Results) -> list[str]:
     told = []
-    for std in sorted({member.config.degradation_strength for member in SWEEPS["digits-ambient"]()}):
+    for std in sorted({member.config.degradation_strength for member in SWEEPS["digits-ambient"].members()}):
         images = advise_images(_digits(), dataclasses.replace(FEW, blur_std=std))
         told.append(f"{images.blur.sigma_min:.2g} for a blur of {std:g} pixels")
     return [f"`theory prescribe` (ideal classifier of noised images, tau = {FEW.tau:g}) has sigma_min "

@@ -28,6 +28,16 @@ class Member(NamedTuple):
     samplings: Mapping[str, SamplerConfig]
 
 
+class Sweep(NamedTuple):
+    """Runs that are compared: the `question`; the runs, the first being what the others are compared with; names of
+    `further` references among them.
+    """
+
+    question: str
+    members: Callable[[], list[Member]]
+    further: tuple[str, ...] = ()
+
+
 def _guided() -> dict[str, SamplerConfig]:
     return {f"w={w:g}": SamplerConfig(steps=25, guidance=w) for w in GUIDANCE}
 
@@ -78,9 +88,11 @@ def _ambient() -> list[Member]:
     return [Member("clean-only", "clean only", 0.0, clean, samplings), *made]
 
 
-SWEEPS: dict[str, Callable[[], list[Member]]] = {
-    "digits-conditions": _conditions,
-    "digits-paths": _paths,
-    "digits-ambient": _ambient,
+SWEEPS: dict[str, Sweep] = {
+    "digits-conditions": Sweep("Does corrupting the condition make a trained image model better?", _conditions),
+    "digits-paths": Sweep("Which corruption path trains the better image model?", _paths),
+    "digits-ambient": Sweep(
+        "Does low-quality data help at the right noise levels?", _ambient, ("everything", "everything-blur-0.5")
+    ),
 }
-"""Sweeps by name; the first member of each is what the others are compared with."""
+"""Sweeps by name."""

@@ -20,8 +20,8 @@ from imagegen.sampling import SamplerConfig
 from imagegen.statistics import statistics_of
 from imagegen.step import make_task
 from imagegen.sweep import missing, results, run_sweep
-from imagegen.sweep_answer import FIGURE, QUESTIONS, answer, details, differences, table, verdict
-from imagegen.sweeps import SWEEPS, Member
+from imagegen.sweep_answer import FIGURE, answer, details, differences, table, verdict
+from imagegen.sweeps import SWEEPS, Member, Sweep
 
 BASE = Config(network="small", batch=32, steps=4, warmup=1, log_every=2, checkpoint_every=4, samples_every=0, keep=1)
 SAMPLINGS = {"w=0": SamplerConfig(steps=2)}
@@ -33,14 +33,14 @@ def tiny(monkeypatch, small_network):
         Member("clean", "clean", 0.0, BASE, SAMPLINGS),
         Member("cep", "cep-g", 1.0, dataclasses.replace(BASE, condition="cep-g", strength=1.0), SAMPLINGS),
     ]
-    monkeypatch.setitem(SWEEPS, "tiny", lambda: members)
+    monkeypatch.setitem(SWEEPS, "tiny", Sweep("Is it?", lambda: members))
     monkeypatch.setattr(module, "SAMPLES", 80)
     return members
 
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_run_of_every_sweep_is_a_sound_config_within_the_budget(name):
-    members = SWEEPS[name]()
+    members = SWEEPS[name].members()
     assert len({member.name for member in members}) == len(members)
     for member in members:
         configs.check(member.config)
@@ -108,7 +108,6 @@ def test_the_command_prints_draws_and_keeps_what_was_found(tiny, tmp_path, monke
         return found | module._made(member, seed)
 
     monkeypatch.setattr(module, "run_member", run)
-    monkeypatch.setitem(QUESTIONS, "tiny", "Is it?")
     assert main(["sweep", "tiny", "--out", str(tmp_path), "--seeds", "3"]) == 0
     assert "0 better, 1 worse, 0 undecided (3 seeds" in capsys.readouterr().out
     assert "| cep | 1" in (tmp_path / "answer.md").read_text()
@@ -144,7 +143,8 @@ def test_differences_are_paired_and_judged_by_their_intervals(tiny):
 
 def test_guided_runs_are_held_against_the_first_without_guidance(tiny, monkeypatch):
     both = {"w=0": SamplerConfig(steps=2), "w=1": SamplerConfig(steps=2, guidance=1.0)}
-    monkeypatch.setitem(SWEEPS, "tiny", lambda: [member._replace(samplings=both) for member in tiny])
+    both_ways = Sweep("Is it?", lambda: [member._replace(samplings=both) for member in tiny])
+    monkeypatch.setitem(SWEEPS, "tiny", both_ways)
 
     def run(name, seed, plain, guided):
         figures = {way: {"figures": {FIGURE: {"debiased": x}}} for way, x in (("w=0", plain), ("w=1", guided))}
@@ -157,7 +157,8 @@ def test_guided_runs_are_held_against_the_first_without_guidance(tiny, monkeypat
     assert "the closest is cep at w=1, 0.51 [" in text
     found[3:] = [run("cep", s, s + 1.0, s + 0.5 + 0.01 * s) for s in range(3)]
     assert any("better are cep at w=1 -0.49" in point for point in details("tiny", found))
-    monkeypatch.setitem(SWEEPS, "tiny", lambda: [m._replace(samplings={"9 steps": both["w=0"]}) for m in tiny])
+    other = Sweep("Is it?", lambda: [m._replace(samplings={"9 steps": both["w=0"]}) for m in tiny])
+    monkeypatch.setitem(SWEEPS, "tiny", other)
     assert details("tiny", []) == []
 
 

@@ -33,7 +33,7 @@ def test_more_blur_needs_more_noise():
 
 def test_paths_are_told_in_the_order_of_their_error():
     pairs = re.findall(r"([a-z-]+) ([\d.]+\d)(?=[,.])", said("digits-paths").rsplit(":", 1)[1])
-    assert {name for name, _ in pairs} == {member.config.path for member in SWEEPS["digits-paths"]()}
+    assert {name for name, _ in pairs} == {member.config.path for member in SWEEPS["digits-paths"].members()}
     errors = [float(error) for _, error in pairs]
     assert errors == sorted(errors)
 
