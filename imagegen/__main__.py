@@ -77,6 +77,7 @@ def sample(
     *,
     number: int = 100,
     classes: tuple[int, ...] = (),
+    captions: tuple[str, ...] = (),
     sampler: str = "ddim",
     grid: str = "uniform",
     steps: int = 50,
@@ -94,6 +95,7 @@ def sample(
         run: Folder of the run.
         number: Images.
         classes: Their classes in turn; by default all.
+        captions: Where the run reads text, their captions in turn; by default those of the held-out images.
         sampler: ddim, ancestral_small, ancestral_large, euler, heun, sigma_heun, dpm_solver_pp_2m or reverse_sde.
         grid: Grid of times: uniform, quadratic, edm, log_snr or equal_angle.
         steps: Steps of the sampler.
@@ -102,7 +104,7 @@ def sample(
         ema: Decay of the average of weights; by default the last of the run's.
         step: Checkpoint; by default the newest.
         seed: Seed of the noise.
-        walk: Instead, images of the first class along a circle of starting noise.
+        walk: Instead, images of the first class or caption along a circle of starting noise.
         out: Folder; by default RUN/samples-STEP.
     """
     from imagegen.samples import make_samples, make_walk
@@ -111,7 +113,7 @@ def sample(
     require(number >= 1, "number", number, "at least 1")
     how = SamplerConfig(sampler, grid, steps, guidance, interval)
     make = make_walk if walk else make_samples
-    file = make(run, number=number, classes=classes, how=how, ema=ema, step=step, seed=seed, out=out)
+    file = make(run, number=number, classes=classes, captions=captions, how=how, ema=ema, step=step, seed=seed, out=out)
     print(f"wrote {file}")
     return 0
 

@@ -25,6 +25,7 @@ TIMES = ("uniform", "log-normal")
 COMPUTE = ("float32", "bfloat16")
 TRAIN_ON = ("all", "clean", "gated")
 TRACK = ("none", "tensorboard", "wandb")
+CAPTIONS = ("none", "swap", "rewrite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,19 @@ class Config:
     """Type of the network's arithmetic, float32 or bfloat16; parameters are float32."""
     remat: bool = False
     """Recompute activations in the backward pass, to save memory."""
+    text: str = ""
+    """Empty: the condition is the class. Else the caption, read by a tokenizer trained on the captions (train) or of
+    this tokenizer.json. A DiT then reads tokens."""
+    text_encoder: str = "text-small"
+    """The encoder trained with it: text-small or text-base (BERT-base)."""
+    text_length: int = 77
+    """Tokens of a caption; longer ones are cut."""
+    captions: str = "none"
+    """What happens to captions: none, swap (among pairs of samples) or rewrite (other words, by rules)."""
+    caption_share: float = 0.0
+    """The share of the samples, in [0, 1]."""
+    caption_level: int = 1
+    """Rewriting: how much changes, 1 (one attribute) to 5 (all entities, attributes and relations)."""
     path: str = "vp-cosine"
     """The corruption path: vp-linear, vp-cosine, edm, shortest, equal-angle or heat."""
     predict: str = "velocity"
@@ -59,7 +73,7 @@ class Config:
     times: str = "uniform"
     """Law of training times: uniform or log-normal."""
     condition: str = "none"
-    """Operator on the class embedding: none, cep-u, cep-g, dropout or label smoothing."""
+    """Operator on the embedding of a class or of each token: none, cep-u, cep-g, dropout or label smoothing."""
     strength: float = 0.0
     """Its gamma, or rate."""
     condition_drawn: str = "fresh"
@@ -126,14 +140,15 @@ def check(config: Config) -> None:
     from imagegen.data.builtin import SOURCES
     from imagegen.data.degrade import DEGRADATIONS
     from imagegen.networks.registry import NETWORKS
+    from imagegen.networks.text import ENCODERS
 
     if not config.data.endswith(".npz"):
         require_one_of("data", config.data, SOURCES, other=", or the path of an .npz file")
     tables = {
         "network": NETWORKS, "degradation": ("none", *DEGRADATIONS), "train_on": TRAIN_ON, "compute": COMPUTE,
         "path": PATHS, "predict": PREDICTIONS, "weight": WEIGHTS, "times": TIMES, "condition": OPERATORS,
-        "condition_drawn": DRAWN, "flips": FLIPS, "flips_drawn": DRAWN,
-        "track": TRACK,
+        "condition_drawn": DRAWN, "flips": FLIPS, "flips_drawn": DRAWN, "captions": CAPTIONS,
+        "text_encoder": ENCODERS, "track": TRACK,
     }  # fmt: skip
     for name, table in tables.items():
         require_one_of(name, getattr(config, name), table)
@@ -144,7 +159,7 @@ def check(config: Config) -> None:
 def _check_numbers(config: Config) -> None:
     for name, value in dataclasses.asdict(config).items():
         require(not isinstance(value, float) or math.isfinite(value), name, value, "finite")
-    for name in ("degraded_share", "condition_share", "flip_share"):
+    for name in ("degraded_share", "condition_share", "flip_share", "caption_share"):
         require(0 <= getattr(config, name) <= 1, name, getattr(config, name), "in [0, 1]")
     counts = ("batch", "accumulate", "steps", "stop_after", "log_every", "checkpoint_every", "keep", "fsdp")
     for name in counts:
@@ -153,6 +168,8 @@ def _check_numbers(config: Config) -> None:
         require(getattr(config, name) >= 0, name, getattr(config, name), "at least 0")
     for name in ("learning_rate", "clip", "degradation_strength"):
         require(getattr(config, name) > 0, name, getattr(config, name), "above 0")
+    require(config.text_length >= 2, "text_length", config.text_length, "at least 2")
+    require(1 <= config.caption_level <= 5, "caption_level", config.caption_level, "in 1 ... 5")
     require(0 <= config.null_rate < 1, "null_rate", config.null_rate, "in [0, 1)")
     require(len(config.ema) > 0 and all(0 <= decay < 1 for decay in config.ema), "ema", config.ema, "decays in [0, 1)")
     require(0 <= config.seed < 2**32, "seed", config.seed, "between 0 and 2^32 - 1")
@@ -164,6 +181,7 @@ def _check_agreement(config: Config) -> None:
         "strength": (config.strength > 0, config.condition != "none", "condition"),
         "flip_share": (config.flip_share > 0, config.flips != "none", "flips"),
         "degraded_share": (config.degraded_share > 0, config.degradation != "none", "degradation"),
+        "caption_share": (config.caption_share > 0, config.captions != "none", "captions"),
     }
     usual = Config()
     for name in ("condition_drawn", "condition_share", "flips_drawn", "degradation_strength"):
@@ -182,6 +200,7 @@ def _check_agreement(config: Config) -> None:
         fresh = config.condition_drawn == "fresh" and config.condition_share == 1
         require(fresh, "condition_drawn, condition_share", (config.condition_drawn, config.condition_share),
                 "fresh and 1 for label smoothing, which draws nothing")  # fmt: skip
+    _check_text(config)
     if config.train_on == "clean":
         require(config.degraded_share < 1, "degraded_share", config.degraded_share, "below 1 to train on clean images")
     gated = config.train_on == "gated"
@@ -197,6 +216,26 @@ def _check_agreement(config: Config) -> None:
     require(config.warmup < config.steps, "warmup", config.warmup, f"below steps={config.steps}")
     edm = config.times == "log-normal" and config.path in ("shortest", "equal-angle", "heat")
     require(not edm, "times", config.times, f"uniform on the spectral path {config.path}")
+
+
+def _check_text(config: Config) -> None:
+    """What is said of text must have an effect; what is said of classes cannot be done to captions."""
+    from imagegen.networks.registry import TEXT_NETWORKS
+
+    usual = Config()
+    for name in ("text_encoder", "text_length", "captions"):
+        idle = config.text == "" and getattr(config, name) != getattr(usual, name)
+        require(not idle, name, repr(getattr(config, name)), "left out where text is empty: captions are not read")
+    idle = config.captions != "rewrite" and config.caption_level != usual.caption_level
+    require(not idle, "caption_level", config.caption_level, f"left out for captions={config.captions!r}")
+    if config.text == "":
+        return
+    if not config.text.endswith(".json"):
+        require_one_of("text", config.text, ("train",), other=", the path of a tokenizer.json, or empty")
+    require(config.flips == "none", "flips", repr(config.flips), "none where the condition is text")
+    smoothed = config.condition == "label smoothing"
+    require(not smoothed, "condition", "'label smoothing'", "another where the condition is text")
+    require_one_of("network", config.network, TEXT_NETWORKS)
 
 
 def save(config: Config, file: Path) -> None:

@@ -1,7 +1,9 @@
-"""What is trained: a network and a table of class embeddings; and the denoiser it is.
+"""What is trained: a network and a table of class embeddings, or a text encoder; and the denoiser it is.
 
-    embedding of class c    row c of the table, through the run's operators in training, as it is in sampling
-    no class                the last row: the null condition of classifier-free guidance
+    embedding of class c       row c of the table, through the run's operators in training, as it is in sampling
+    no class                   the last row: the null condition of classifier-free guidance
+    embedding of a caption     what the encoder makes of its tokens, one vector for each, through the same operators
+    no caption                 what it makes of the empty caption's
 
 The embedding is drawn here for every network, so every operator acts at one place.
 """
@@ -17,7 +19,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from imagegen._names import require_one_of
 from imagegen.config import Config
-from imagegen.networks.registry import make_network
+from imagegen.data.tokens import Vocabulary
+from imagegen.networks.registry import encoder_flops, forward_flops, make_network, make_text_network
+from imagegen.networks.text import TextEncoder, make_encoder
 from imagegen.statistics import Statistics
 from sim.parameterisations import EDM, PARAMETERISATIONS, Network, Parameterisation, Predictor
 from sim.training import ConditionOperators
@@ -55,10 +59,37 @@ class Model(eqx.Module):
         return self.table[cond] if jnp.issubdtype(jnp.result_type(cond), jnp.integer) else cond
 
 
-class ModelDenoiser(eqx.Module):
-    """A model as a denoiser `(xt, t, cond) -> x0_hat`: `cond` is a class index, None, or an embedding."""
+class TextModel(eqx.Module):
+    """Network and text encoder, and the tokens of the empty caption."""
 
-    model: Model
+    network: Network
+    encoder: TextEncoder
+    empty: Int[Array, " m"]
+
+    def embedding(self, cond: Any) -> Float[Array, "m d_emb"]:
+        """The embeddings of a caption's tokens, of None (the empty caption), or embeddings themselves."""
+        if cond is None:
+            return self.encoder(self.empty)
+        return self.encoder(cond) if jnp.issubdtype(jnp.result_type(cond), jnp.integer) else cond
+
+
+class Encoded(eqx.Module):
+    """A network with its null condition, an embedding; what it is shown is encoded already."""
+
+    network: Network
+    null: Float[Array, "*m d_emb"]
+
+    def embedding(self, cond: Any) -> Float[Array, "*m d_emb"]:
+        """The embedding given, or that of None, the null condition."""
+        return self.null if cond is None else cond
+
+
+class ModelDenoiser(eqx.Module):
+    """A model as a denoiser `(xt, t, cond) -> x0_hat`: `cond` is a class index or a caption's tokens, None, or an
+    embedding.
+    """
+
+    model: Model | TextModel | Encoded
     path: Path
     parameterisation: Parameterisation
 
@@ -68,16 +99,42 @@ class ModelDenoiser(eqx.Module):
         return predictor(xt, t, self.model.embedding(cond))
 
 
-def make_model(config: Config, statistics: Statistics, key: Key[Array, ""]) -> Model:
-    """The model of a run, with float32 parameters.
+@eqx.filter_jit
+def encoded(denoiser: ModelDenoiser, conds: Int[Array, "n ..."] | Float[Array, "n ..."]) -> tuple[ModelDenoiser, Array]:
+    """The denoiser of embeddings, and those of n conditions: what a sampler should not encode anew at every step."""
+    model = denoiser.model
+    ready = ModelDenoiser(Encoded(model.network, model.embedding(None)), denoiser.path, denoiser.parameterisation)
+    return ready, jax.vmap(model.embedding)(conds)
+
+
+def make_model(
+    config: Config, statistics: Statistics, key: Key[Array, ""], vocabulary: Vocabulary | None = None
+) -> Model | TextModel:
+    """The model of a run, with float32 parameters; one that reads text where a vocabulary is given.
 
     Raises `ValueError` where the network does not fit the images.
     """
     key_network, key_table = jax.random.split(key)
     dtype = COMPUTE[config.compute]
+    if vocabulary is not None:
+        encoder = make_encoder(
+            config.text_encoder, vocabulary.size, len(vocabulary.empty), key=key_table, dtype=dtype, remat=config.remat
+        )
+        reader = make_text_network(
+            config.network, statistics.shape, encoder.d_emb, key=key_network, dtype=dtype, remat=config.remat
+        )
+        return TextModel(reader, encoder, jnp.asarray(vocabulary.empty))
     network = make_network(config.network, statistics.shape, key=key_network, dtype=dtype, remat=config.remat)
     table = TABLE_STD * jax.random.normal(key_table, (len(statistics.class_names) + 1, network.d_emb), jnp.float32)
     return Model(network, table)
+
+
+def model_flops(model: Model | TextModel, shape: tuple[int, int, int]) -> float:
+    """Floating-point operations of one pass over one image of `shape` and its caption, if any: `forward_flops`."""
+    if isinstance(model, Model):
+        return forward_flops(model.network, shape)
+    tokens = len(model.empty)
+    return forward_flops(model.network, shape, tokens) + encoder_flops(model.encoder, tokens)
 
 
 def make_parameterisation(config: Config, statistics: Statistics) -> Parameterisation:

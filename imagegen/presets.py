@@ -44,6 +44,20 @@ PRESETS: dict[str, Preset] = dict(
             "not measured",
             "none known",
         ),
+        _preset(
+            "shapes-text",
+            Config(
+                data="shapes",
+                text="train",
+                text_length=16,
+                network="dit-patches",
+                steps=2000,
+                learning_rate=3e-4,
+                samples_every=500,
+            ),
+            "not measured",
+            "none known",
+        ),
     ]
 )
 """Presets by name."""

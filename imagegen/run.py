@@ -11,6 +11,7 @@ from imagegen import config as configs
 from imagegen import statistics
 from imagegen.checkpoint import Checkpoints
 from imagegen.config import Config
+from imagegen.data.tokens import CaptionTokenizer, load_tokenizer
 from imagegen.model import ModelDenoiser
 from imagegen.statistics import Statistics
 from imagegen.step import State, Task, make_task
@@ -18,12 +19,15 @@ from theory._checks import require
 
 
 class Run(NamedTuple):
-    """A run's config, its data's statistics, the step of the checkpoint, and the denoiser of the averaged weights."""
+    """A run's config, its data's statistics, the step of the checkpoint, the denoiser of the averaged weights, and the
+    tokenizer where it reads text.
+    """
 
     config: Config
     statistics: Statistics
     step: int
     denoiser: ModelDenoiser
+    tokenizer: CaptionTokenizer | None = None
 
 
 def average_denoiser(task: Task, state: State, decay: float | None = None) -> ModelDenoiser:
@@ -44,7 +48,8 @@ def load_run(folder: Path, *, step: int | None = None, ema: float | None = None)
     """
     config = configs.load(folder / "config.json")
     known = statistics.load(folder / "statistics.json")
-    task, state = make_task(config, known)
+    tokenizer = load_tokenizer(folder / "tokenizer.json", config.text_length) if config.text else None
+    task, state = make_task(config, known, None if tokenizer is None else tokenizer.vocabulary)
     require((folder / "checkpoints").is_dir(), "run", folder, "a run with a checkpoint")
     checkpoints = Checkpoints(folder / "checkpoints", config.keep, create=False)
     try:
@@ -55,7 +60,7 @@ def load_run(folder: Path, *, step: int | None = None, ema: float | None = None)
         state = checkpoints.restore(chosen, jax.device_put(state, jax.devices()[0]))
     finally:
         checkpoints.close()
-    return Run(config, known, chosen, average_denoiser(task, state, ema))
+    return Run(config, known, chosen, average_denoiser(task, state, ema), tokenizer)
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

@@ -4,11 +4,15 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int
 from tqdm import tqdm
 
+from imagegen.data.builtin import make_source
+from imagegen.data.tokens import CaptionTokenizer, caption_of
 from imagegen.run import Run, load_run
 from imagegen.sampling import (
     BATCH,
@@ -28,11 +32,42 @@ SHOWN = 100
 """Images in the grid at most."""
 
 
-def _classes(run: Run, classes: Sequence[int]) -> Sequence[int]:
+class _Asked(NamedTuple):
+    """What images are made of: a condition for each, its label and caption where known, how `samples.json` tells it,
+    the name of a walk, and columns of the grid.
+    """
+
+    conds: Int[np.ndarray, "n ..."]
+    labels: Int[np.ndarray, " n"] | None
+    captions: Sequence[str]
+    told: dict[str, object]
+    name: str
+    columns: int
+
+
+def _asked(run: Run, number: int, classes: Sequence[int], captions: Sequence[str]) -> _Asked:
+    """The classes in turn, or the captions; by default all classes, or the held-out captions."""
+    if run.tokenizer is not None:
+        require(not classes, "classes", classes, "left out for a run whose condition is text: --captions")
+        return _asked_in_words(run.tokenizer, run.config.data, number, captions)
+    require(not captions, "captions", captions, "left out for a run whose condition is the class")
     count = len(run.statistics.class_names)
     for label in classes:
         require(0 <= label < count, "classes", label, f"in 0 ... {count - 1}")
-    return classes or range(count)
+    shown = classes or range(count)
+    labels = evenly(shown, number)
+    return _Asked(labels, labels, (), {"classes": list(shown)[:number]}, str(shown[0]), min(len(shown), 16))
+
+
+def _asked_in_words(tokenizer: CaptionTokenizer, data: str, number: int, captions: Sequence[str]) -> _Asked:
+    if captions:
+        turn = evenly(range(len(captions)), number)
+        texts, told, columns = [captions[i] for i in turn], list(captions), min(len(captions), 16)
+        return _Asked(tokenizer.batch(texts), None, texts, {"captions": told}, "caption", columns)
+    source = make_source(data, "test")
+    turn = evenly(range(len(source)), number)
+    texts = [caption_of(source, i) for i in turn]
+    return _Asked(tokenizer.batch(texts), source.labels[turn], texts, {"captions": "held-out"}, "caption", 10)
 
 
 def _opened(
@@ -48,47 +83,51 @@ def make_samples(
     folder: Path,
     *,
     number: int,
-    classes: Sequence[int],
+    classes: Sequence[int] = (),
+    captions: Sequence[str] = (),
     how: SamplerConfig,
     ema: float | None,
     step: int | None,
     seed: int,
     out: Path | None,
 ) -> Path:
-    """Make `number` >= 1 images of the `classes` in turn (all if none is named); return the .npz written.
+    """Make `number` >= 1 images of the `classes` in turn, all if none is named, or of the `captions`, those of the
+    held-out data if none is given; return the .npz written.
 
-    It holds `arr_0`, bytes (n, h, w, c), and `arr_1`, the labels, as ADM's evaluator reads; beside it stand
-    `samples.json`, how they were made, and a grid of the first ones. Finished parts are kept, and the same call goes on
-    from them. Raises `InputError` for classes that the run has not got, an `out` with other samples, and as `load_run`.
+    It holds `arr_0`, bytes (n, h, w, c), and `arr_1`, the labels (none of captions that were given), as ADM's evaluator
+    reads; beside it stand `samples.json`, how they were made, a grid of the first ones, and in `captions.txt` a line
+    for each. Finished parts are kept, and the same call goes on from them. Raises `InputError` for classes that the run
+    has not got, captions for a run that reads classes and the other way round, an `out` with other samples, and as
+    `load_run`.
     """
     run, target = _opened(folder, how, ema, step, out)
-    shown = _classes(run, classes)
-    conds = evenly(shown, number)
+    asked = _asked(run, number, classes, captions)
     make_folder("out", target / "parts")
-    _require_same(target / "samples.json", _made(run, how, ema, number, seed, shown))
+    _require_same(target / "samples.json", _made(run, how, ema, number, seed, asked))
     parts = []
     for low in tqdm(range(0, number, BATCH), desc="sampling", unit="batch", disable=None):
         file = target / "parts" / f"{low:08d}.npy"
         if not file.exists():
             key = jax.random.fold_in(sampling_key(seed), low)
-            images = generate(run.denoiser, run.statistics.shape, conds[low : low + BATCH], key, how)
+            images = generate(run.denoiser, run.statistics.shape, asked.conds[low : low + BATCH], key, how)
             with file.with_suffix(".partial").open("wb") as stream:
                 np.save(stream, images)
             file.with_suffix(".partial").replace(file)
         parts.append(np.load(file))
     images = np.concatenate(parts)
-    np.savez(target / "samples.npz", arr_0=to_bytes(images), arr_1=conds)
-    save_grid(images[:SHOWN], target / "samples.png", columns=min(len(shown), 16))
+    arrays: dict[str, Any] = {"arr_0": to_bytes(images)}
+    np.savez(target / "samples.npz", **arrays if asked.labels is None else {**arrays, "arr_1": asked.labels})
+    if asked.captions:
+        write_whole(target / "captions.txt", "".join(f"{caption}\n" for caption in asked.captions))
+    save_grid(images[:SHOWN], target / "samples.png", columns=asked.columns)
     return target / "samples.npz"
 
 
-def _made(
-    run: Run, how: SamplerConfig, ema: float | None, number: int, seed: int, classes: Sequence[int]
-) -> dict[str, object]:
+def _made(run: Run, how: SamplerConfig, ema: float | None, number: int, seed: int, asked: _Asked) -> dict[str, object]:
     """All that images depend on."""
     return {
         "config": dataclasses.asdict(run.config), "step": run.step, "ema": run.config.ema[-1] if ema is None else ema,
-        "number": number, "seed": seed, "classes": list(classes), **dataclasses.asdict(how),
+        "number": number, "seed": seed, **asked.told, **dataclasses.asdict(how),
     }  # fmt: skip
 
 
@@ -108,21 +147,22 @@ def make_walk(
     folder: Path,
     *,
     number: int,
-    classes: Sequence[int],
+    classes: Sequence[int] = (),
+    captions: Sequence[str] = (),
     how: SamplerConfig,
     ema: float | None,
     step: int | None,
     seed: int,
     out: Path | None,
 ) -> Path:
-    """Make `number` images of the first of `classes` along a circle of starting noise; return the PNG written.
+    """Make `number` images of the first class, or caption, along a circle of starting noise; return the PNG written.
 
     Raises `InputError` as `make_samples`.
     """
     run, target = _opened(folder, how, ema, step, out)
-    label = _classes(run, classes)[0]
+    asked = _asked(run, 1, classes[:1], captions[:1])
     make_folder("out", target)
-    _require_same(target / f"walk-{label}.json", _made(run, how, ema, number, seed, [label]))
-    images = walk(run.denoiser, run.statistics.shape, label, sampling_key(seed), how, number)
-    save_grid(images[:SHOWN], target / f"walk-{label}.png", columns=10)
-    return target / f"walk-{label}.png"
+    _require_same(target / f"walk-{asked.name}.json", _made(run, how, ema, number, seed, asked))
+    images = walk(run.denoiser, run.statistics.shape, asked.conds[0], sampling_key(seed), how, number)
+    save_grid(images[:SHOWN], target / f"walk-{asked.name}.png", columns=10)
+    return target / f"walk-{asked.name}.png"

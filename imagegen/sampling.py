@@ -11,10 +11,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, ArrayLike, Float, Int, Key, UInt8
 
 from imagegen._names import require_one_of
-from imagegen.model import ModelDenoiser
+from imagegen.model import ModelDenoiser, TextModel, encoded
 from sim.denoisers import Guided
 from sim.sampler_base import Denoiser
 from sim.samplers import SAMPLERS
@@ -64,24 +64,24 @@ def require_null(how: SamplerConfig, null_rate: float) -> None:
 def generate(
     denoiser: ModelDenoiser,
     shape: tuple[int, int, int],
-    conds: Int[np.ndarray, " n"] | Float[Array, "n d_emb"],
+    conds: Int[np.ndarray, "n *m"] | Float[Array, "n *m d_emb"],
     key: Key[Array, ""],
     how: SamplerConfig,
 ) -> Float[np.ndarray, "n h w c"]:
-    """One image per condition (a class, or an embedding), float32, about [-1, 1] and not clipped.
+    """One image per condition (a class, m tokens of a caption, or an embedding), float32, about [-1, 1], not clipped.
 
     Image number i depends on the key, i and its condition alone, not on how many are made. Raises `ValueError` where
     the model returns something that is not finite.
     """
-    path, sampler = denoiser.path, SAMPLERS[how.sampler]
-    times, guided = _times(path, how), _guided(denoiser, how)
+    path, sampler, times = denoiser.path, SAMPLERS[how.sampler], _times(denoiser.path, how)
     key_start, key_steps = jax.random.split(key)
     parts = []
     for low in range(0, len(conds), BATCH):
         part = np.arange(low, low + BATCH) % len(conds)  # the last batch is filled up: one shape, one program
         keys = jax.vmap(lambda i: jax.random.fold_in(key_start, i))(jnp.arange(low, low + BATCH))
         start = _noise(path, keys, times[0], shape)
-        made = sample(guided, path, sampler, times, start, jax.random.fold_in(key_steps, low), jnp.asarray(conds)[part])
+        guided, shown = _shown(denoiser, how, jnp.asarray(conds)[part])
+        made = sample(guided, path, sampler, times, start, jax.random.fold_in(key_steps, low), shown)
         parts.append(np.asarray(made))
     return np.concatenate(parts)[: len(conds)]
 
@@ -91,8 +91,12 @@ def _times(path: Path, how: SamplerConfig) -> Float[Array, " k"]:
     return time_grid(path, how.steps, how.grid, first=first).astype(jnp.float32)
 
 
-def _guided(denoiser: ModelDenoiser, how: SamplerConfig) -> Denoiser:
-    return Guided(denoiser, jnp.float32(how.guidance), interval=how.interval) if how.guidance else denoiser
+def _shown(denoiser: ModelDenoiser, how: SamplerConfig, conds: Array) -> tuple[Denoiser, Array]:
+    """The denoiser, guided if asked for, and what it is shown: captions are encoded once, not at every step."""
+    if isinstance(denoiser.model, TextModel):
+        denoiser, conds = encoded(denoiser, conds)
+    guided = Guided(denoiser, jnp.float32(how.guidance), interval=how.interval) if how.guidance else denoiser
+    return guided, conds
 
 
 @eqx.filter_jit
@@ -110,22 +114,22 @@ def _noise(
 def walk(
     denoiser: ModelDenoiser,
     shape: tuple[int, int, int],
-    label: int,
+    cond: Int[ArrayLike, "*m"],
     key: Key[Array, ""],
     how: SamplerConfig,
     count: int,
 ) -> Float[np.ndarray, "count h w c"]:
-    """Images of class `label` along a circle of starting noise, cos θ z_1 + sin θ z_2 with θ in `count` >= 1 equal
-    steps of 2π/count: every start has the law of the sampler's start, and the last image is next to the first. Meant
-    for samplers that add no noise. Raises `ValueError` as `generate` does.
+    """Images of one class, or of a caption's tokens, along a circle of starting noise, cos θ z_1 + sin θ z_2 with θ in
+    `count` >= 1 equal steps of 2π/count: every start has the law of the sampler's start, and the last image is next to
+    the first. Meant for samplers that add no noise. Raises `ValueError` as `generate` does.
     """
     path, times = denoiser.path, _times(denoiser.path, how)
     key_start, key_steps = jax.random.split(key)
     z1, z2 = _noise(path, jax.random.split(key_start), times[0], shape)
     angle = 2 * jnp.pi * jnp.arange(count, dtype=jnp.float32)[:, None, None, None] / count
     starts = jnp.cos(angle) * z1 + jnp.sin(angle) * z2
-    conds, guided = jnp.full(count, label), _guided(denoiser, how)
-    return np.asarray(sample(guided, path, SAMPLERS[how.sampler], times, starts, key_steps, conds))
+    guided, shown = _shown(denoiser, how, jnp.stack([jnp.asarray(cond)] * count))
+    return np.asarray(sample(guided, path, SAMPLERS[how.sampler], times, starts, key_steps, shown))
 
 
 def to_bytes(images: Float[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h w c"]:

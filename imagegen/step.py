@@ -23,7 +23,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from imagegen.config import Config
-from imagegen.model import Model, make_model, make_operators, make_parameterisation, training_codes
+from imagegen.data.tokens import Vocabulary
+from imagegen.model import Model, TextModel, make_model, make_operators, make_parameterisation, training_codes
 from imagegen.paths import make_path
 from imagegen.statistics import Statistics
 from sim.loss import LogNormalTime, MinSNR, TimeLaw, UniformTime, Weight, corrupted_loss, stratified, uniform
@@ -35,7 +36,8 @@ from theory.gates import GateTimes
 from theory.path_base import Path
 
 Batch = Mapping[str, Shaped[Array, "n ..."]]
-"""`image` (n, h, w, c), `label` and `index` (n,); with noise gates `t_max`, `t_n` and `t_open` (n,) too."""
+"""`image` (n, h, w, c), `label` and `index` (n,); with noise gates `t_max`, `t_n` and `t_open` (n,) too; where text is
+read, `tokens` (n, m)."""
 GATE = ("t_max", "t_n", "t_open")
 SMALLEST = 2**14
 """Arrays of fewer entries are kept whole on every device."""
@@ -122,13 +124,14 @@ def state_shardings(mesh: Mesh, state: PyTree) -> PyTree:
     return jax.tree.map(of, state)
 
 
-def make_task(config: Config, statistics: Statistics) -> tuple[Task, State]:
-    """What training keeps and what it starts from, for training images of these statistics.
+def make_task(config: Config, statistics: Statistics, vocabulary: Vocabulary | None = None) -> tuple[Task, State]:
+    """What training keeps and what it starts from, for training images of these statistics, and captions of that
+    vocabulary where text is read.
 
     Raises `ValueError` where the network does not fit the images.
     """
     key_model, key_step, key_sample = jax.random.split(jax.random.key(config.seed), 3)
-    state, static = _start(config, statistics, key_model)
+    state, static = _start(config, statistics, key_model, vocabulary)
     perturbed = InputPerturbation(config.input_perturbation) if config.input_perturbation > 0 else None
     task = Task(
         static,
@@ -146,8 +149,10 @@ def make_task(config: Config, statistics: Statistics) -> tuple[Task, State]:
 
 
 @eqx.filter_jit
-def _start(config: Config, statistics: Statistics, key: Key[Array, ""]) -> tuple[State, PyTree]:
-    parameters, static = eqx.partition(make_model(config, statistics, key), eqx.is_inexact_array)
+def _start(
+    config: Config, statistics: Statistics, key: Key[Array, ""], vocabulary: Vocabulary | None
+) -> tuple[State, PyTree]:
+    parameters, static = eqx.partition(make_model(config, statistics, key, vocabulary), eqx.is_inexact_array)
     averages = tuple(parameters for _ in config.ema)
     return State(parameters, averages, make_optimiser(config).init(parameters), jnp.zeros((), jnp.int32)), static
 
@@ -209,15 +214,25 @@ def _draws(task: Task, batch: Batch, step: Int[Array, ""]) -> dict[str, Array]:
     }
 
 
-def _part_loss(parameters: PyTree, task: Task, part: Batch, step: Int[Array, ""]) -> Float[Array, ""]:
-    model: Model = eqx.combine(parameters, task.static)
-    predictor = Predictor(model.network, task.path, task.parameterisation)
+def _conditions(
+    task: Task, model: Model | TextModel, key: Key[Array, ""], step: Int[Array, ""]
+) -> Callable[[Mapping[str, Array]], Float[Array, "*m d_emb"]]:
+    """The function that says what the network is shown of a sample's class or caption at this step."""
+    null, operators = model.embedding(None), task.operators
+    if isinstance(model, TextModel):
+        return lambda sample: operators.draw_code(key, model.embedding(sample["tokens"]), null, sample["index"], step)
     codes = training_codes(task.config, model.table)
+    return lambda sample: operators.draw(key, codes, null, sample["label"], sample["index"], step)
+
+
+def _part_loss(parameters: PyTree, task: Task, part: Batch, step: Int[Array, ""]) -> Float[Array, ""]:
+    model: Model | TextModel = eqx.combine(parameters, task.static)
+    predictor = Predictor(model.network, task.path, task.parameterisation)
     key_cond, key_kept = jax.random.split(task.key_sample)
+    shown = _conditions(task, model, key_cond, step)
 
     def one(sample: Mapping[str, Array]) -> Float[Array, ""]:
-        index = sample["index"]
-        cond = task.operators.draw(key_cond, codes, model.table[-1], sample["label"], index, step)
+        index, cond = sample["index"], shown(sample)
         return corrupted_loss(
             predictor,
             sample["image"],

@@ -23,6 +23,7 @@ from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.evaluate import evaluate_samples
 from imagegen.features import train_features
+from imagegen.model import Model
 from imagegen.run import load_run, read_lines
 from imagegen.sampling import evenly, generate
 from imagegen.sweeps import SEEDS, SWEEPS, Member
@@ -125,7 +126,8 @@ def _found(member: Member, seed: int, device: jax.Device | None) -> dict[str, An
         except NotFiniteError as error:
             raise Stopped(f"sampling {name}: {error}") from error
         evaluations[name] = evaluate_samples(np.clip(images, -1, 1), labels, known, held_out, features, seed)
-    norms = np.linalg.norm(np.asarray(run.denoiser.model.table), axis=1)
+    model = run.denoiser.model
+    norms = np.linalg.norm(np.asarray(model.table), axis=1) if isinstance(model, Model) else np.zeros(0)
     return {"evaluations": evaluations, "losses": losses, "embedding_norms": plain(norms)}
 
 

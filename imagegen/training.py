@@ -1,6 +1,7 @@
 """Training: from a config to a folder with checkpoints, metrics, samples and a summary; interrupted, it goes on.
 
     FOLDER/config.json, statistics.json     what the run is, and what it must know of its data
+    FOLDER/tokenizer.json                   where captions are read: how, a copy or trained on them
     FOLDER/annotations.npz                  where it is gated by such a file: a copy, read from then on
     FOLDER/checkpoints/                     weights, averages, moments, step
     FOLDER/metrics.jsonl                    a line every `log_every` steps; the same numbers however often it stopped
@@ -22,6 +23,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -31,7 +33,7 @@ from imagegen.checkpoint import Checkpoints, full_disk_explained, require_space
 from imagegen.config import Config
 from imagegen.data.loading import batches
 from imagegen.data.source import Source, check_source
-from imagegen.networks.registry import forward_flops
+from imagegen.model import model_flops
 from imagegen.run import average_denoiser
 from imagegen.sampling import SamplerConfig, evenly, generate, sampling_key, save_grid
 from imagegen.step import (
@@ -47,7 +49,7 @@ from imagegen.step import (
 )
 from imagegen.summary import write_summary
 from imagegen.track import Tracker, make_tracker, require_tracker
-from imagegen.training_data import Gates, gated, make_gates, training_source
+from imagegen.training_data import Gates, gated, make_gates, make_tokenizer, training_source, with_tokens
 from sim.experiments.base import plain
 from theory._checks import make_folder
 from theory._files import write_whole
@@ -82,13 +84,17 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     kept = folder / "annotations.npz"
     if config.annotations and kept.exists():
         annotations.require_unchanged(Path(config.annotations), kept)
-    task, state = make_task(config, known)
+    tokenizer = make_tokenizer(config, source, folder / "tokenizer.json")
+    source = with_tokens(source, tokenizer)
+    task, state = make_task(config, known, None if tokenizer is None else tokenizer.vocabulary)
     gates = make_gates(config, source, task.path, kept if kept.exists() else Path(config.annotations))
     make_folder("out", folder)
     run = _Run(config, folder, source, task, mesh, gates)
     with full_disk_explained(folder):
         configs.save(config, folder / "config.json")
         statistics.save(known, folder / "statistics.json")
+        if tokenizer is not None:
+            write_whole(folder / "tokenizer.json", tokenizer.text)
         if config.annotations and not kept.exists():
             write_whole(kept, Path(config.annotations).read_bytes())
         return run.to_the_end(state)
@@ -127,8 +133,8 @@ class _Run:
 
     def _advance(self, state: State, done: int, checkpoints: Checkpoints, tracker: Tracker) -> State:
         config, step = self.config, make_step(self.task, self.mesh, state)
-        network = eqx.combine(state.parameters, self.task.static).network
-        flops = 3 * forward_flops(network, self.source.shape)  # of one image, forward and backward
+        model = eqx.combine(state.parameters, self.task.static)
+        flops = 3 * model_flops(model, self.source.shape)  # of one image, forward and backward
         with tqdm(total=config.steps, initial=done, desc="training", unit="step", disable=None) as bar:
             clock, before = time.perf_counter(), done
             for number, batch in enumerate(self._batches(done), start=done + 1):
@@ -182,9 +188,16 @@ class _Run:
         bar.set_postfix(shown)
 
     def _show(self, state: State, number: int) -> None:
-        """A grid of samples of the averaged weights, a column for each of up to 16 classes."""
-        columns = min(self.source.classes, 16)
+        """A grid of samples of the averaged weights, a column for each of up to 16 classes, or of the first captions,
+        which stand in captions.txt then."""
+        columns = min(self.source.classes if self.config.text == "" else len(self.source), 16)
         conds = evenly(range(columns), ROWS * columns)
+        if self.config.text:
+            records = [self.source[index] for index in range(columns)]
+            conds = np.stack([record["tokens"] for record in records])[conds]
+            make_folder("out", self.folder / "samples")
+            captions = "".join(f"{record['caption']}\n" for record in records)
+            write_whole(self.folder / "samples" / "captions.txt", captions)
         denoiser = average_denoiser(self.task, state)
         images = generate(denoiser, self.source.shape, conds, sampling_key(self.config.seed), SamplerConfig(steps=20))
         file = self.folder / "samples" / f"step-{number:07d}.png"

@@ -1,4 +1,5 @@
-"""What a run trains on: its source, with some images degraded, and the noise gates of the degraded ones."""
+"""What a run trains on: its source, with some images degraded and captions corrupted, the noise gates of the degraded
+images, the tokens of captions."""
 
 from collections.abc import Mapping
 from pathlib import Path as File
@@ -10,14 +11,19 @@ from jaxtyping import Float
 from imagegen import annotations
 from imagegen.config import Config
 from imagegen.data.builtin import make_source
+from imagegen.data.captions import Swapped
 from imagegen.data.degrade import Degraded, make_degradation
+from imagegen.data.rewriting import Rewritten
 from imagegen.data.source import ArraySource, Source, in_memory
+from imagegen.data.tokens import CaptionTokenizer, Tokenised, captions_of, load_tokenizer, train_tokenizer
 from imagegen.features import read_all
 from imagegen.step import GATE
 from theory._checks import require
 from theory.gates import gate_times
 from theory.path_base import Path
 
+STEPPED = ("image", "label", "index", "tokens")
+"""What the step reads of a record, where it is there."""
 Gates = Mapping[str, Float[np.ndarray, " n"]]
 """`t_max`, `t_n` and `t_open` of every training image."""
 
@@ -25,9 +31,14 @@ Gates = Mapping[str, Float[np.ndarray, " n"]]
 def training_source(config: Config) -> Source:
     """The training images as they are read; where some are degraded, the records say which.
 
-    Raises `ValueError` for bad data or a bad file, and where some should be degraded, or clean, but none is.
+    Raises `ValueError` for bad data or a bad file, and where some should be degraded, or clean, but none is, or
+    captions should be corrupted, but there are none.
     """
     source = make_source(config.data, "train")
+    if config.captions == "swap":
+        source = Swapped(source, config.caption_share, config.seed)
+    if config.captions == "rewrite":
+        source = Rewritten(source, config.caption_share, config.caption_level, config.seed)
     if config.degradation != "none":
         degradation = make_degradation(config.degradation, config.degradation_strength)
         source = Degraded(source, degradation, config.degraded_share, config.seed)
@@ -42,6 +53,36 @@ def training_source(config: Config) -> Source:
         return whole
     require(not degraded.all(), "train_on", "clean", f"another, where all of the {len(whole)} images are degraded")
     return whole.subset(np.flatnonzero(~degraded))
+
+
+def make_tokenizer(config: Config, source: Source, kept: File) -> CaptionTokenizer | None:
+    """The tokenizer of a run: none where it reads no text, the one that it has `kept`, or else one from the config's
+    file, or trained on the captions of the source.
+
+    Raises `ValueError` for captions or a file that are missing, a bad file, and one that has changed since it was kept.
+    """
+    if config.text == "":
+        return None
+    named = File(config.text)
+    if kept.exists():
+        same = config.text == "train" or not named.is_file() or named.read_bytes() == kept.read_bytes()
+        require(same, "text", f"'{named}', changed since", f"the same file as when the run began, a copy of which is "
+                f"'{kept}', or choose another --out")  # fmt: skip
+        return load_tokenizer(kept, config.text_length)
+    if config.text == "train":
+        return train_tokenizer(captions_of(source), config.text_length)
+    return load_tokenizer(named, config.text_length)
+
+
+def with_tokens(source: Source, tokenizer: CaptionTokenizer | None) -> Source:
+    """The source with tokens in its records, in memory if it was; as it is where there is no tokenizer.
+
+    Raises `ValueError` for a source without captions.
+    """
+    if tokenizer is None:
+        return source
+    tokenised = Tokenised(source, tokenizer)
+    return in_memory(tokenised) if isinstance(source, ArraySource) else tokenised
 
 
 def make_gates(config: Config, source: Source, path: Path, file: File | None = None) -> Gates | None:
@@ -66,6 +107,6 @@ def make_gates(config: Config, source: Source, path: Path, file: File | None = N
 
 
 def gated(batch: dict[str, Any], gates: Gates | None) -> dict[str, Any]:
-    """What the step takes of a batch: images, labels, indices, and the gates of these images."""
-    taken = {name: batch[name] for name in ("image", "label", "index")}
+    """What the step takes of a batch: images, labels, indices, tokens if any, and the gates of these images."""
+    taken: dict[str, Any] = {name: batch[name] for name in STEPPED if name in batch}
     return taken if gates is None else {**taken, **{name: values[batch["index"]] for name, values in gates.items()}}

@@ -75,9 +75,21 @@ class ConditionOperators(eqx.Module):
         step: Int[Array, ""],
     ) -> Float[Array, " d_emb"]:
         """The code that sample `index`, of class `label`, is shown with at `step`, given the run's key."""
-        key_label, key_code, key_null = jax.random.split(key, 3)
+        key_label, _, _ = jax.random.split(key, 3)
         seen = _apply(self.label_operator, key_label, label, index, step)
-        code = _apply(self.code_operator, key_code, codes[seen], index, step)
+        return self.draw_code(key, codes[seen], null, index, step)
+
+    def draw_code(
+        self,
+        key: Key[Array, ""],
+        code: Float[Array, "*m d_emb"],
+        null: Float[Array, "*m d_emb"],
+        index: Int[Array, ""],
+        step: Int[Array, ""],
+    ) -> Float[Array, "*m d_emb"]:
+        """What sample `index` is shown with at `step` in place of its own `code`, a vector or a caption's tokens."""
+        _, key_code, key_null = jax.random.split(key, 3)
+        code = _apply(self.code_operator, key_code, code, index, step)
         key_now = jax.random.fold_in(jax.random.fold_in(key_null, index), step)
         return jnp.where(jax.random.bernoulli(key_now, jnp.asarray(self.null_rate)), null, code)
 

@@ -204,6 +204,27 @@ def test_moments_are_the_derivatives_of_the_characteristic_function(name):
     np.testing.assert_allclose(jnp.diagonal(second) - mean**2, operator.variance(VALUE), atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["cep-u", "cep-g", "input perturbation", "dropout", "label smoothing"])
+def test_every_vector_of_a_sequence_follows_the_law_of_one_and_of_itself(name):
+    """Mean and covariance of all coordinates of two vectors, which are independent, over draws of the pair."""
+    operator, values = VECTOR_OPERATORS[name], jnp.stack([VALUE, -2 * VALUE])
+    x = np.asarray(jax.jit(jax.vmap(lambda key: operator.sample(key, values)))(keys())).reshape(DRAWS, 6)
+    mean, variance = (np.concatenate([law(value) for value in values]) for law in (operator.mean, operator.variance))
+    deviation = x - mean
+    products = (deviation[:, :, None] * deviation[:, None, :]).reshape(DRAWS, 36)
+    spread = np.std(products, 0) / math.sqrt(DRAWS)
+    assert np.all(np.abs(deviation.mean(0)) <= MONTE_CARLO_Z * np.sqrt(variance / DRAWS) + 1e-6)
+    assert np.all(np.abs(products.mean(0) - np.diag(variance).ravel()) <= MONTE_CARLO_Z * spread + 1e-6)
+
+
+def test_a_share_of_sequences_is_corrupted_whole():
+    values = jnp.ones((4, 3))
+    draws = jax.vmap(lambda key: Partly(EmbeddingUniform(5.0), 0.2).sample(key, values))(keys())
+    changed = np.asarray(draws != 1).reshape(DRAWS, 12)
+    assert np.array_equal(changed.any(1), changed.all(1))
+    assert z_score(changed.any(1), 0.2) < MONTE_CARLO_Z
+
+
 def test_strength_conventions():
     ones = jnp.ones(16)
     np.testing.assert_allclose(EmbeddingGaussian(2.0).variance(ones), 4 / 16)

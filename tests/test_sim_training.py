@@ -196,6 +196,28 @@ def test_conditions_are_corrupted_as_their_operators_say():
     assert abs(dropped - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 300)
 
 
+def test_a_sequence_of_codes_is_corrupted_as_one_is():
+    """By the same keys: noise of each token, and the null sequence for exactly the samples that have the null code."""
+    key, noise = jax.random.key(0), EmbeddingGaussian(1.0)
+    operators = ConditionOperators(code_operator=Fixed(noise), null_rate=0.25)
+    tokens, null = jnp.ones((5, 3)), jnp.full((5, 3), -7.0)
+
+    @eqx.filter_jit
+    def shown(code, null):
+        draw = lambda i: operators.draw_code(key, code, null, i, jnp.asarray(2))  # noqa: E731
+        return jax.vmap(draw)(jnp.arange(300))
+
+    sequences, vectors = np.asarray(shown(tokens, null)), np.asarray(shown(tokens[0], null[0]))
+    replaced = np.all(sequences == -7, axis=(1, 2))
+    np.testing.assert_array_equal(replaced, np.all(vectors == -7, axis=1))
+    assert 0 < replaced.sum() < 300
+    _, key_code, _ = jax.random.split(key, 3)
+    expected = [noise.sample(jax.random.fold_in(key_code, i), tokens) for i in (0, 1, 2)]
+    kept = [i for i in (0, 1, 2) if not replaced[i]]
+    assert kept
+    np.testing.assert_allclose(sequences[kept], np.stack(expected)[kept], rtol=1e-6)
+
+
 def test_a_class_index_and_its_code_are_the_same_condition_and_none_the_null_code():
     denoiser, x = eqx.filter_jit(trained().denoiser), jnp.asarray([0.3, -0.2], jnp.float32)
     np.testing.assert_array_equal(denoiser(x, 0.5, jnp.asarray(1)), denoiser(x, 0.5, CODES[1]))

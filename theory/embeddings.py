@@ -12,6 +12,9 @@ coordinate:
     Partly              operator with probability eta, else c                                fixed CEP:
     "chosen samples"
 
+A sampler also takes a sequence of vectors, (m, d): a caption's tokens. Each coordinate of each of them is drawn by
+itself, with the d of one vector in the formulas; `Partly` corrupts all of the sequence or none. Laws are one vector's.
+
 JAX, float32 or float64, jit and vmap; values of arguments are checked where they are concrete.
 """
 
@@ -31,7 +34,7 @@ class VectorCorruption(eqx.Module):
     characteristic function."""
 
     @abstractmethod
-    def sample(self, key: Key[Array, ""], value: Float[Array, " d"]) -> Float[Array, " d"]:
+    def sample(self, key: Key[Array, ""], value: Float[Array, "*m d"]) -> Float[Array, "*m d"]:
         """One draw, in the dtype of `value`."""
 
     @abstractmethod
@@ -63,9 +66,9 @@ class EmbeddingUniform(VectorCorruption):
         """Standard deviation per coordinate: γ/√(3 d_emb)."""
         return jnp.asarray(self.gamma) / math.sqrt(3 * d_emb)
 
-    def sample(self, key: Key[Array, ""], value: Float[Array, " d"]) -> Float[Array, " d"]:
+    def sample(self, key: Key[Array, ""], value: Float[Array, "*m d"]) -> Float[Array, "*m d"]:
         """`value` plus uniform noise."""
-        bound = jnp.asarray(self.gamma, value.dtype) / math.sqrt(value.size)
+        bound = jnp.asarray(self.gamma, value.dtype) / math.sqrt(value.shape[-1])
         return value + bound * jax.random.uniform(key, value.shape, value.dtype, -1.0, 1.0)
 
     def mean(self, value: Float[Array, " d"]) -> Float[Array, " d"]:
@@ -98,9 +101,10 @@ class EmbeddingGaussian(VectorCorruption):
         """Standard deviation per coordinate: γ/√d_emb."""
         return jnp.asarray(self.gamma) / math.sqrt(d_emb)
 
-    def sample(self, key: Key[Array, ""], value: Float[Array, " d"]) -> Float[Array, " d"]:
+    def sample(self, key: Key[Array, ""], value: Float[Array, "*m d"]) -> Float[Array, "*m d"]:
         """`value` plus Gaussian noise."""
-        return value + self.noise_std(value.size).astype(value.dtype) * jax.random.normal(key, value.shape, value.dtype)
+        std = self.noise_std(value.shape[-1]).astype(value.dtype)
+        return value + std * jax.random.normal(key, value.shape, value.dtype)
 
     def mean(self, value: Float[Array, " d"]) -> Float[Array, " d"]:
         """`value`."""
@@ -129,7 +133,7 @@ class InputPerturbation(VectorCorruption):
         """Refuse a negative strength."""
         require_between("gamma", self.gamma, 0.0, math.inf)
 
-    def sample(self, key: Key[Array, ""], value: Float[Array, " d"]) -> Float[Array, " d"]:
+    def sample(self, key: Key[Array, ""], value: Float[Array, "*m d"]) -> Float[Array, "*m d"]:
         """The noise of the network's input, given the target noise `value`."""
         return value + jnp.asarray(self.gamma, value.dtype) * jax.random.normal(key, value.shape, value.dtype)
 
@@ -163,7 +167,7 @@ class Dropout(VectorCorruption):
         """Refuse a rate outside [0, 1)."""
         require_between("rate", self.rate, 0.0, math.nextafter(1.0, 0.0))
 
-    def sample(self, key: Key[Array, ""], value: Float[Array, " d"]) -> Float[Array, " d"]:
+    def sample(self, key: Key[Array, ""], value: Float[Array, "*m d"]) -> Float[Array, "*m d"]:
         """`value` with coordinates dropped independently."""
         kept = jax.random.bernoulli(key, 1 - jnp.asarray(self.rate), value.shape)
         return jnp.where(kept, value / (1 - jnp.asarray(self.rate, value.dtype)), 0)
@@ -196,14 +200,14 @@ class LabelSmoothing(VectorCorruption):
         """Refuse a rate outside [0, 1]."""
         require_between("rate", self.rate, 0.0, 1.0)
 
-    def sample(self, key: Key[Array, ""], value: Float[Array, " d"]) -> Float[Array, " d"]:
+    def sample(self, key: Key[Array, ""], value: Float[Array, "*m d"]) -> Float[Array, "*m d"]:
         """The smoothed vector; the key is not used."""
         return self.mean(value)
 
-    def mean(self, value: Float[Array, " d"]) -> Float[Array, " d"]:
+    def mean(self, value: Float[Array, "*m d"]) -> Float[Array, "*m d"]:
         """(1 − rate) c + rate / K."""
         rate = jnp.asarray(self.rate, value.dtype)
-        return (1 - rate) * value + rate / value.size
+        return (1 - rate) * value + rate / value.shape[-1]
 
     def variance(self, value: Float[Array, " d"]) -> Float[Array, " d"]:
         """Zero."""
@@ -228,7 +232,7 @@ class Partly(VectorCorruption):
         """Refuse a ratio outside [0, 1]."""
         require_between("eta", self.eta, 0.0, 1.0)
 
-    def sample(self, key: Key[Array, ""], value: Float[Array, " d"]) -> Float[Array, " d"]:
+    def sample(self, key: Key[Array, ""], value: Float[Array, "*m d"]) -> Float[Array, "*m d"]:
         """A chosen value corrupted, another one as it was."""
         key_chosen, key_draw = jax.random.split(key)
         chosen = jax.random.bernoulli(key_chosen, jnp.asarray(self.eta))

@@ -15,16 +15,19 @@ Parameters are float32. `dtype` is that of the products within the blocks; the s
 layer stay in float32 (as the reference's under autocast): a bfloat16 sum would lose the small steps of early training.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, DTypeLike, Float, Key
+from jaxtyping import Array, DTypeLike, Float, Key, PyTree
 
 from imagegen.networks.layers import Dense, Law, NoiseEmbedding, attend, draw_parameters, normal, normalise, xavier
 from theory._checks import require
 
-__all__ = ["DiT", "patchify", "positions", "unpatchify"]
+__all__ = ["Block", "DiT", "modulated", "patchify", "positions", "unpatchify"]
 
 FEATURES = 256
 """Size of the noise label's features."""
@@ -58,11 +61,16 @@ def positions(rows: int, columns: int, width: int) -> Float[np.ndarray, "n width
     return np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1).astype(np.float32)
 
 
-def _modulated(h: Float[Array, "n width"], shift: Float[Array, " width"], scale: Float[Array, " width"]) -> Array:
+def modulated(
+    h: Float[Array, "n width"], shift: Float[Array, " width"], scale: Float[Array, " width"]
+) -> Float[Array, "n width"]:
+    """The layer norm of each token, scaled by 1 + `scale` and shifted; float32."""
     return normalise(h, (-1,)) * (1 + scale) + shift
 
 
-class _Block(eqx.Module):
+class Block(eqx.Module):
+    """One block, as at the module's top."""
+
     modulation: Dense
     qkv: Dense
     proj: Dense
@@ -70,32 +78,40 @@ class _Block(eqx.Module):
     fc2: Dense
 
     @staticmethod
-    def zeros(width: int) -> "_Block":
+    def zeros(width: int) -> "Block":
+        """The block of that size with zero weights, to be filled by `draw_parameters`."""
         sizes = ((width, 6 * width), (width, 3 * width), (width, width), (width, 4 * width), (4 * width, width))
-        return _Block(*(Dense.zeros(*size) for size in sizes))
+        return Block(*(Dense.zeros(*size) for size in sizes))
 
     def __call__(
-        self, h: Float[Array, "n width"], c: Float[Array, " width"], heads: int, dtype: DTypeLike
+        self,
+        h: Float[Array, "n width"],
+        c: Float[Array, " width"],
+        heads: int,
+        dtype: DTypeLike,
+        between: Callable[[Float[Array, "n width"]], Float[Array, "n width"]] = lambda h: h,
     ) -> Float[Array, "n width"]:
-        """One block on the float32 sum `h`, its products in `dtype`; `c` is silu of the condition."""
+        """One block on the float32 sum `h`, its products in `dtype`; `c` is silu of the condition. What comes `between`
+        attention and MLP changes the sum too.
+        """
         six = self.modulation(c.astype(dtype)).astype(jnp.float32)
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = jnp.split(six, 6)
-        seen = _modulated(h, shift, scale).astype(dtype)
-        h = h + gate * self.proj(attend(self.qkv(seen), heads))
-        seen = _modulated(h, shift_mlp, scale_mlp).astype(dtype)
+        seen = modulated(h, shift, scale).astype(dtype)
+        h = between(h + gate * self.proj(attend(self.qkv(seen), heads)))
+        seen = modulated(h, shift_mlp, scale_mlp).astype(dtype)
         return h + gate_mlp * self.fc2(jax.nn.gelu(self.fc1(seen)))
 
 
 class _Parameters(eqx.Module):
     patches: Dense
     embedding: NoiseEmbedding
-    blocks: _Block
+    blocks: Block
     modulation: Dense
     final: Dense
 
 
 def _zeros(inputs: int, outputs: int, width: int, depth: int) -> _Parameters:
-    blocks = jax.tree.map(lambda a: jnp.broadcast_to(a, (depth, *a.shape)), _Block.zeros(width))
+    blocks = jax.tree.map(lambda a: jnp.broadcast_to(a, (depth, *a.shape)), Block.zeros(width))
     return _Parameters(
         Dense.zeros(inputs, width),
         NoiseEmbedding.zeros(FEATURES, width),
@@ -123,7 +139,7 @@ class DiT(eqx.Module):
 
     patches: Dense
     embedding: NoiseEmbedding
-    blocks: _Block
+    blocks: Block
     modulation: Dense
     final: Dense
     shape: tuple[int, int, int] = eqx.field(static=True)
@@ -176,13 +192,23 @@ class DiT(eqx.Module):
         require(x.shape == self.shape, "x", f"shape {x.shape}", f"of the network's shape, {self.shape}")
         require(cond.shape == (self.d_emb,), "cond", f"shape {cond.shape}", f"of the network's d_emb, ({self.d_emb},)")
         c = jax.nn.silu(self.embedding(label) + cond.astype(jnp.float32))
+        return self.through(x, c, lambda h, block: block(h, c, self.heads, self.dtype), self.blocks)
+
+    def through(
+        self,
+        x: Float[Array, "h w c"],
+        c: Float[Array, " d_emb"],
+        block: Callable[[Float[Array, "n d_emb"], Any], Float[Array, "n d_emb"]],
+        blocks: PyTree,
+    ) -> Float[Array, "h w out"]:
+        """The image through `block(h, one)` for each `one` of the stacked `blocks`; `c` is silu of the condition."""
         h = self.patches(patchify(x.astype(jnp.float32), self.patch)) + positions(*self.grid, self.d_emb)
 
-        def apply(h: Float[Array, "n width"], block: _Block) -> tuple[Float[Array, "n width"], None]:
-            return block(h, c, self.heads, self.dtype), None
+        def apply(h: Float[Array, "n width"], one: PyTree) -> tuple[Float[Array, "n width"], None]:
+            return block(h, one), None
 
         depth = self.blocks.qkv.bias.shape[0]
         unroll = depth if depth <= SHALLOW else 1
-        h, _ = jax.lax.scan(jax.checkpoint(apply) if self.remat else apply, h, self.blocks, unroll=unroll)
+        h, _ = jax.lax.scan(jax.checkpoint(apply) if self.remat else apply, h, blocks, unroll=unroll)
         shift, scale = jnp.split(self.modulation(c), 2)
-        return unpatchify(self.final(_modulated(h, shift, scale)), self.grid, self.patch).astype(x.dtype)
+        return unpatchify(self.final(modulated(h, shift, scale)), self.grid, self.patch).astype(x.dtype)

@@ -14,7 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-__all__ = ["Dense", "NoiseEmbedding", "attend", "draw_parameters", "noise_features", "normal", "normalise", "xavier"]
+__all__ = [
+    "Dense",
+    "NoiseEmbedding",
+    "attend",
+    "cross_attend",
+    "draw_parameters",
+    "noise_features",
+    "normal",
+    "normalise",
+    "xavier",
+]
 
 EPSILON = 1e-6
 """Added to the variance by every norm, as in both references."""
@@ -40,11 +50,13 @@ class Dense(eqx.Module):
         return x @ self.weight.astype(x.dtype).T + self.bias.astype(x.dtype)
 
 
-def normalise(x: Float[Array, "*shape"], axes: tuple[int, ...]) -> Float[Array, "*shape"]:
-    """`x` less its mean over its root mean square deviation along `axes`; float32 whatever the input."""
+def normalise(x: Float[Array, "*shape"], axes: tuple[int, ...], epsilon: float = EPSILON) -> Float[Array, "*shape"]:
+    """`x` less its mean over its root mean square deviation along `axes`, `epsilon` added to the variance; float32
+    whatever the input.
+    """
     x = x.astype(jnp.float32)
     centred = x - jnp.mean(x, axes, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axes, keepdims=True) + EPSILON)
+    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axes, keepdims=True) + epsilon)
 
 
 def noise_features(label: Float[Array, ""], size: int) -> Float[Array, " size"]:
@@ -86,6 +98,20 @@ def attend(qkv: Float[Array, "n width3"], heads: int) -> Float[Array, "n width"]
     fused = qkv.dtype == jnp.bfloat16 and n % 128 == 0 and size % 8 == 0 and size <= 128
     implementation: Literal["cudnn", "xla"] = "cudnn" if fused and jax.default_backend() == "gpu" else "xla"
     return jax.nn.dot_product_attention(query, key, value, implementation=implementation).reshape(n, heads * size)
+
+
+def cross_attend(
+    query: Float[Array, "n width"], key_value: Float[Array, "m width2"], heads: int
+) -> Float[Array, "n width"]:
+    """Softmax attention of n tokens to m others, from the queries of the former, `heads` x size, and the keys and
+    values of the latter, side by side.
+
+    By XLA: captions of 77 tokens do not fit cuDNN's kernels, and n x m scores are few beside n x n.
+    """
+    n, size = query.shape[0], query.shape[1] // heads
+    key, value = jnp.moveaxis(key_value.reshape(-1, 2, heads, size), 1, 0)
+    seen = jax.nn.dot_product_attention(query.reshape(n, heads, size), key, value, implementation="xla")
+    return seen.reshape(n, heads * size)
 
 
 def xavier(inputs: int, outputs: int, gain: float = 1.0) -> Law:

@@ -13,6 +13,7 @@ def pytest_addoption(parser):
     group = parser.getgroup("imagegen")
     group.addoption("--reference", type=Path, help="a checkout of facebookresearch/DiT, for the parity test")
     group.addoption("--reference-python", help="a Python that has torch, torchvision and timm")
+    group.addoption("--text-python", help="a Python that has torch, safetensors and transformers")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,39 @@
+"""The same weights in transformers' BERT and in our encoder give the same embeddings.
+
+    python -m pytest tests/imagegen/test_text_parity.py --text-python PYTHON
+
+PYTHON is an interpreter with torch, safetensors and transformers (which never enter this environment). Skipped without.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from imagegen.networks.bert_weights import from_bert
+
+SCRIPT = Path(__file__).with_name("bert_reference.py")
+TOLERANCE = 1e-4
+
+
+def test_the_same_weights_give_the_same_embeddings(request, tmp_path):
+    """Outputs have standard deviation 1; the measured difference is in the report of the test (-rP)."""
+    python = request.config.getoption("--text-python")
+    if python is None:
+        pytest.skip("needs --text-python PYTHON, with torch, safetensors and transformers")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([python, SCRIPT, tmp_path], capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    encoder = from_bert(load_file(tmp_path / "model.safetensors"), heads=4)
+    with np.load(tmp_path / "outputs.npz") as held:
+        tokens, expected = held["tokens"], held["outputs"]
+    found = eqx.filter_jit(lambda encoder, tokens: jax.vmap(encoder)(tokens))(encoder, tokens)
+    assert expected.std() > 0.5
+    difference = float(np.max(np.abs(found - expected)))
+    print(f"BERT, 3 layers: largest difference {difference:.2e}, outputs up to {np.max(np.abs(expected)):.2f}")
+    assert difference < TOLERANCE
