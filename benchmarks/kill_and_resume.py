@@ -9,6 +9,7 @@ metrics must be the same bit for bit; exit code 1 if they are not.
 
 import argparse
 import hashlib
+import json
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 
 def command(folder: Path, steps: int) -> list[str]:
@@ -26,18 +28,30 @@ def command(folder: Path, steps: int) -> list[str]:
     return [sys.executable, "-m", "imagegen", "train", "digits", "--out", str(folder), *flags, *corrupted]
 
 
-def fingerprint(folder: Path, steps: int) -> str:
-    """Digest of the last checkpoint's arrays and of the metrics."""
+def digests(folder: Path, steps: int) -> dict[str, str]:
+    """SHA-256 of the parameters, averages and moments of the last checkpoint, whatever wrote it, and of the metrics."""
+    import jax
+    import numpy as np
     import orbax.checkpoint as ocp
 
-    with ocp.CheckpointManager(folder / "checkpoints") as manager:
+    jax.config.update("jax_platforms", "cpu")  # the runs may need the GPU whole
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.CheckpointManager(folder / "checkpoints", item_handlers=ocp.StandardCheckpointHandler()) as manager:
         if manager.latest_step() != steps:
             raise SystemExit(f"{folder} ends with step {manager.latest_step()}, not {steps}")
-        arrays = manager.restore(steps, args=ocp.args.StandardRestore())
-    total = hashlib.sha256((folder / "metrics.jsonl").read_bytes())
+        given = manager.item_metadata(steps)
+        like = {name: jax.ShapeDtypeStruct(meta.shape, meta.dtype, sharding=here) for name, meta in given.items()}
+        arrays = manager.restore(steps, args=ocp.args.StandardRestore(like))
+    found: dict[str, Any] = {"metrics": hashlib.sha256((folder / "metrics.jsonl").read_bytes())}
     for name in sorted(arrays):
-        total.update(name.encode() + bytes(arrays[name]))
-    return total.hexdigest()
+        part = name.lstrip(".").split(".")[0].split("[")[0]
+        found.setdefault(part, hashlib.sha256()).update(name.encode() + np.asarray(arrays[name]).tobytes())
+    return {part: digest.hexdigest() for part, digest in found.items()}
+
+
+def fingerprint(folder: Path, steps: int) -> str:
+    """One digest of them all."""
+    return hashlib.sha256(json.dumps(digests(folder, steps)).encode()).hexdigest()
 
 
 def disturbed(folder: Path, steps: int, longest: float, kills: int, rng: random.Random) -> int:

@@ -1,7 +1,8 @@
 """The command line of `imagegen`: annotate, train, sample, evaluate.
 
 `python -m imagegen presets` lists the presets; `train PRESET` trains one, any field of the config overridden by its
-option; the same command goes on where it stopped. Exit code 2: a mistake in what was asked; 3: training stopped itself.
+option; the same command goes on where it stopped. Exit code 2: a mistake in what was asked; 3: training stopped itself;
+4: another host ended.
 """
 
 import json
@@ -14,10 +15,11 @@ import tyro
 
 from imagegen._names import require_one_of
 from imagegen.annotate import AnnotateConfig
-from imagegen.config import Config
+from imagegen.config import Config, check
+from imagegen.hosts import HostLost, Launch, leads, leave_hosts, start_hosts
 from imagegen.presets import PRESETS
 from theory._checks import require
-from theory._commands import exit_code, leave
+from theory._commands import exit_code
 
 RUNS = Path("runs")
 
@@ -37,18 +39,26 @@ def _train(given: Sequence[str]) -> int:
     require_one_of("preset", name, PRESETS)
     usual = PRESETS[name].config
 
-    def command(config: Annotated[Config, tyro.conf.arg(name="")] = usual, out: Path = RUNS / name) -> int:
+    def command(
+        config: Annotated[Config, tyro.conf.arg(name="")] = usual,
+        launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch(),  # noqa: B008 (it is frozen)
+        out: Path = RUNS / name,
+    ) -> int:
         """Train a preset, any field overridden; the same command goes on from the newest checkpoint.
 
         Args:
             config: Fields of the run.
+            launch: For a run on many hosts: docs/many-hosts.md.
             out: Folder of the run.
         """
         from imagegen.training import train
 
+        check(config)
+        start_hosts(launch)
         train(config, out)
-        print((out / "summary.md").read_text(encoding="utf-8").split("\n\n")[1])
-        print(f"wrote {out}")
+        if leads():
+            print((out / "summary.md").read_text(encoding="utf-8").split("\n\n")[1])
+            print(f"wrote {out}")
         return 0
 
     return tyro.cli(command, prog=f"python -m imagegen train {name}", args=rest)
@@ -227,7 +237,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
+    except HostLost as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 4
 
 
 if __name__ == "__main__":
-    leave(main())
+    leave_hosts(main())

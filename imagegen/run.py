@@ -12,6 +12,7 @@ from imagegen import statistics
 from imagegen.checkpoint import Checkpoints
 from imagegen.config import Config
 from imagegen.data.tokens import CaptionTokenizer, load_tokenizer
+from imagegen.hosts import within_process
 from imagegen.model import ModelDenoiser
 from imagegen.statistics import Statistics
 from imagegen.step import State, Task, make_task
@@ -33,11 +34,12 @@ class Run(NamedTuple):
 def average_denoiser(task: Task, state: State, decay: float | None = None) -> ModelDenoiser:
     """The denoiser of an average of weights: of `decay`, one of the config's `ema`, or of the last of them.
 
-    Raises `ValueError` for another decay.
+    Where the state is spread over processes, all of them take part and get it whole. Raises `ValueError` for another
+    decay.
     """
     decays = task.config.ema
     require(decay is None or decay in decays, "ema", decay, f"one of the run's decays {decays}")
-    weights = state.averages[decays.index(decays[-1] if decay is None else decay)]
+    weights = within_process(state.averages[decays.index(decays[-1] if decay is None else decay)])
     return ModelDenoiser(eqx.combine(weights, task.static), task.path, task.parameterisation)
 
 

@@ -10,6 +10,7 @@ gradients are not finite leaves the weights as they are and is counted (`optax.a
 *Devices.* One mesh (data, fsdp): a batch is split over all devices; parameters, averages and moments over `fsdp`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -97,12 +98,18 @@ def make_optimiser(config: Config) -> optax.GradientTransformation:
 
 
 def make_mesh(config: Config, devices: Sequence[jax.Device]) -> Mesh:
-    """Mesh (data, fsdp) of the devices. Raises `ValueError` where they, or the batch, do not divide."""
-    require(jax.process_count() == 1, "processes", jax.process_count(), "1: training on many hosts is not written yet")
+    """Mesh (data, fsdp) of the devices, those of a process side by side, so that it reads one stretch of a batch.
+
+    Raises `ValueError` where the devices, or the batch, do not divide, and where processes have not equally many.
+    """
     count, parts = len(devices), config.accumulate
+    owned = Counter(device.process_index for device in devices)
+    equal = len(owned) == jax.process_count() and len(set(owned.values())) == 1
+    require(equal, "devices", f"{dict(owned)} by host", "equally many on each host")
     require(count % config.fsdp == 0, "fsdp", config.fsdp, f"a divisor of the number of devices, {count}")
     require(config.batch % (count * parts) == 0, "batch", config.batch, f"divisible by {count} devices x {parts} parts")
-    return Mesh(np.asarray(devices).reshape(-1, config.fsdp), ("data", "fsdp"))
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.asarray(ordered).reshape(-1, config.fsdp), ("data", "fsdp"))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -124,14 +131,17 @@ def state_shardings(mesh: Mesh, state: PyTree) -> PyTree:
     return jax.tree.map(of, state)
 
 
-def make_task(config: Config, statistics: Statistics, vocabulary: Vocabulary | None = None) -> tuple[Task, State]:
+def make_task(
+    config: Config, statistics: Statistics, vocabulary: Vocabulary | None = None, mesh: Mesh | None = None
+) -> tuple[Task, State]:
     """What training keeps and what it starts from, for training images of these statistics, and captions of that
     vocabulary where text is read.
 
-    Raises `ValueError` where the network does not fit the images.
+    On a `mesh` the state is made split as `state_shardings` says: no device ever holds it whole. Raises `ValueError`
+    where the network does not fit the images.
     """
     key_model, key_step, key_sample = jax.random.split(jax.random.key(config.seed), 3)
-    state, static = _start(config, statistics, key_model, vocabulary)
+    state, static = _start(config, statistics, key_model, vocabulary, mesh)
     perturbed = InputPerturbation(config.input_perturbation) if config.input_perturbation > 0 else None
     task = Task(
         static,
@@ -150,11 +160,14 @@ def make_task(config: Config, statistics: Statistics, vocabulary: Vocabulary | N
 
 @eqx.filter_jit
 def _start(
-    config: Config, statistics: Statistics, key: Key[Array, ""], vocabulary: Vocabulary | None
+    config: Config, statistics: Statistics, key: Key[Array, ""], vocabulary: Vocabulary | None, mesh: Mesh | None
 ) -> tuple[State, PyTree]:
     parameters, static = eqx.partition(make_model(config, statistics, key, vocabulary), eqx.is_inexact_array)
     averages = tuple(parameters for _ in config.ema)
-    return State(parameters, averages, make_optimiser(config).init(parameters), jnp.zeros((), jnp.int32)), static
+    state = State(parameters, averages, make_optimiser(config).init(parameters), jnp.zeros((), jnp.int32))
+    if mesh is not None:
+        state = jax.lax.with_sharding_constraint(state, state_shardings(mesh, state))
+    return state, static
 
 
 def make_step(task: Task, mesh: Mesh, state: State) -> Step:
@@ -180,7 +193,8 @@ def make_step(task: Task, mesh: Mesh, state: State) -> Step:
     compiled = jax.jit(
         step, in_shardings=(whole, shardings, batch_sharding(mesh)), out_shardings=(shardings, whole), donate_argnums=1
     )
-    return partial(compiled, jax.device_put(arrays, whole))
+    # every process has the same arrays; `device_put` would not spread them over the devices of others
+    return partial(compiled, jax.jit(lambda same: same, out_shardings=whole)(arrays))
 
 
 def _loss_and_gradient(

@@ -40,13 +40,13 @@ def require_tracker(name: str) -> None:
     require(there, "track", name, f"one whose library is installed: pip install {library}")
 
 
-def make_tracker(config: Config, folder: Path, done: int) -> Tracker:
-    """The tracker that the config names, for a run in `folder` that goes on after step `done`.
+def make_tracker(name: str, config: Config, folder: Path, done: int) -> Tracker:
+    """The tracker of this name for a run in `folder` that goes on after step `done`.
 
     Raises `InputError` as `require_tracker` does.
     """
-    require_tracker(config.track)
-    return _TRACKERS[config.track](config, folder, done)
+    require_tracker(name)
+    return _TRACKERS[name](config, folder, done)
 
 
 class _Nothing:

@@ -9,15 +9,16 @@
     FOLDER/samples/                         grids of samples from the averaged weights
     FOLDER/summary.md                       one page at the end
 
-The same command goes on from the newest checkpoint, on the same devices bit for bit: data order, noise and keys depend
-on the seed, the step and the image's index alone.
+The same command goes on from the newest checkpoint, on the same devices bit for bit, on others up to rounding: data
+order, noise and keys depend on the seed, the step and the image's index alone. Of many hosts (`imagegen.hosts`) the
+first writes everything but its share of the checkpoints.
 """
 
 import dataclasses
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from imagegen.checkpoint import Checkpoints, full_disk_explained, require_space
 from imagegen.config import Config
 from imagegen.data.loading import batches
 from imagegen.data.source import Source, check_source
+from imagegen.hosts import HostLost, agree, leads, of_host_0
 from imagegen.model import model_flops
 from imagegen.run import average_denoiser
 from imagegen.sampling import SamplerConfig, evenly, generate, sampling_key, save_grid
@@ -45,7 +47,6 @@ from imagegen.step import (
     make_step,
     make_task,
     schedule,
-    state_shardings,
 )
 from imagegen.summary import write_summary
 from imagegen.track import Tracker, make_tracker, require_tracker
@@ -68,8 +69,9 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     """Train as `config` says, in `folder`, on `devices` (default: all); return the state at the end.
 
     Goes on where a run of the same config stopped. Raises `InputError` for a config that is refused, data that are
-    bad, a folder with another run, annotations of other images or changed since, and a full disk, `Stopped` after too
-    many steps with non-finite gradients in a row.
+    bad, a folder with another run, annotations of other images or changed since, hosts that were not given the same
+    config and folder, and a full disk, `Stopped` after too many steps with non-finite gradients in a row, `HostLost`
+    where another host ended.
     """
     configs.check(config)
     require_tracker(config.track)
@@ -86,18 +88,33 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
         annotations.require_unchanged(Path(config.annotations), kept)
     tokenizer = make_tokenizer(config, source, folder / "tokenizer.json")
     source = with_tokens(source, tokenizer)
-    task, state = make_task(config, known, None if tokenizer is None else tokenizer.vocabulary)
+    task, state = make_task(config, known, None if tokenizer is None else tokenizer.vocabulary, mesh)
     gates = make_gates(config, source, task.path, kept if kept.exists() else Path(config.annotations))
     make_folder("out", folder)
     run = _Run(config, folder, source, task, mesh, gates)
-    with full_disk_explained(folder):
-        configs.save(config, folder / "config.json")
-        statistics.save(known, folder / "statistics.json")
-        if tokenizer is not None:
-            write_whole(folder / "tokenizer.json", tokenizer.text)
-        if config.annotations and not kept.exists():
-            write_whole(kept, Path(config.annotations).read_bytes())
+    with full_disk_explained(folder), _lost_host_explained():
+        if leads():
+            configs.save(config, folder / "config.json")
+            statistics.save(known, folder / "statistics.json")
+            if tokenizer is not None:
+                write_whole(folder / "tokenizer.json", tokenizer.text)
+            if config.annotations and not kept.exists():
+                write_whole(kept, Path(config.annotations).read_bytes())
+        agree(repr(config), folder)
         return run.to_the_end(state)
+
+
+@contextmanager
+def _lost_host_explained() -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise HostLost(
+            f"what {jax.process_count()} hosts do together failed on host {jax.process_index()}, most likely since "
+            f"another one ended: see what that one said. The same commands go on from the newest checkpoint. ({error})"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,27 +132,31 @@ class _Run:
         """From the newest checkpoint, or else from `state`, through the last step and the summary."""
         checkpoints = Checkpoints(self.folder / "checkpoints", self.config.keep)
         try:
-            state = jax.device_put(state, state_shardings(self.mesh, state))
-            done = checkpoints.latest() or 0
+            done = of_host_0(checkpoints.latest() or 0)
             if done < self.config.steps:
                 require_space(self.folder, state, max(1, self.config.keep + 1 - len(checkpoints.all())))
             if done:
                 state = checkpoints.restore(done, state)
-            _truncate(self.folder / "metrics.jsonl", done)
-            _truncate(self.folder / "speed.jsonl", done)
-            with closing(make_tracker(self.config, self.folder, done)) as tracker:
+            if leads():
+                _truncate(self.folder / "metrics.jsonl", done)
+                _truncate(self.folder / "speed.jsonl", done)
+            shown = self.config.track if leads() else "none"
+            with closing(make_tracker(shown, self.config, self.folder, done)) as tracker:
                 state = self._advance(state, done, checkpoints, tracker)
             checkpoints.finish()
         finally:
             checkpoints.close()
-        write_summary(self.folder)
+        if leads():
+            write_summary(self.folder)
         return state
 
     def _advance(self, state: State, done: int, checkpoints: Checkpoints, tracker: Tracker) -> State:
         config, step = self.config, make_step(self.task, self.mesh, state)
         model = eqx.combine(state.parameters, self.task.static)
         flops = 3 * model_flops(model, self.source.shape)  # of one image, forward and backward
-        with tqdm(total=config.steps, initial=done, desc="training", unit="step", disable=None) as bar:
+        with tqdm(
+            total=config.steps, initial=done, desc="training", unit="step", disable=None if leads() else True
+        ) as bar:
             clock, before = time.perf_counter(), done
             for number, batch in enumerate(self._batches(done), start=done + 1):
                 state, metrics = step(state, batch)
@@ -153,7 +174,7 @@ class _Run:
                     self._show(state, number)
                 if number % config.checkpoint_every == 0 or number == config.steps:
                     checkpoints.save(number, state)
-                    if bar.disable:  # not on a terminal: a log gets a line for each checkpoint
+                    if leads() and bar.disable:  # not on a terminal: a log gets a line for each checkpoint
                         print(f"{self.folder.name}: step {number} of {config.steps}: {bar.postfix}", flush=True)
         return state
 
@@ -171,7 +192,7 @@ class _Run:
             read.close()
 
     def _log(self, number: int, metrics: Metrics) -> dict[str, Any]:
-        """Wait for the step's numbers and write them."""
+        """Wait for the step's numbers, on every host the same, and write them."""
         values: Any = plain({"step": number, **metrics._asdict()})
         counted = number - 1 - values["skipped"]  # a step left out does not advance the schedule
         values["learning_rate"] = float(schedule(self.config)(counted))
@@ -189,19 +210,19 @@ class _Run:
 
     def _show(self, state: State, number: int) -> None:
         """A grid of samples of the averaged weights, a column for each of up to 16 classes, or of the first captions,
-        which stand in captions.txt then."""
+        which stand in captions.txt then; every host makes it."""
         columns = min(self.source.classes if self.config.text == "" else len(self.source), 16)
-        conds = evenly(range(columns), ROWS * columns)
+        conds, records = evenly(range(columns), ROWS * columns), []
         if self.config.text:
             records = [self.source[index] for index in range(columns)]
             conds = np.stack([record["tokens"] for record in records])[conds]
-            make_folder("out", self.folder / "samples")
-            captions = "".join(f"{record['caption']}\n" for record in records)
-            write_whole(self.folder / "samples" / "captions.txt", captions)
         denoiser = average_denoiser(self.task, state)
         images = generate(denoiser, self.source.shape, conds, sampling_key(self.config.seed), SamplerConfig(steps=20))
-        file = self.folder / "samples" / f"step-{number:07d}.png"
-        save_grid(images, file, columns=columns)
+        if leads():
+            save_grid(images, self.folder / "samples" / f"step-{number:07d}.png", columns=columns)
+            if self.config.text:
+                captions = "".join(f"{record['caption']}\n" for record in records)
+                write_whole(self.folder / "samples" / "captions.txt", captions)
 
 
 def _broken(seen: dict[str, Any], number: int, folder: Path) -> str:
@@ -213,6 +234,8 @@ def _broken(seen: dict[str, Any], number: int, folder: Path) -> str:
 
 
 def _append(file: Path, values: dict[str, Any]) -> None:
+    if not leads():
+        return
     with file.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(values) + "\n")
 

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import jax.numpy as jnp
 import pytest
+from small import small
 
-from imagegen.networks.dit import DiT
 from imagegen.networks.registry import NETWORKS
 
 
@@ -19,10 +18,6 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def small_network():
     """A network named "small", quick to compile, for tests of what surrounds a network."""
-
-    def small(shape, *, key, dtype=jnp.float32, remat=False):
-        return DiT(shape, patch=4, width=16, depth=1, heads=2, key=key, dtype=dtype, remat=remat)
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(NETWORKS, "small", small)
         yield
