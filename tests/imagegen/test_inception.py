@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from imagegen.inception import (
     BATCH,
@@ -13,6 +14,7 @@ from imagegen.inception import (
     as_colour,
     from_state,
     layout,
+    load_inception,
     resize,
 )
 
@@ -115,14 +117,17 @@ def test_other_weights_are_refused(case):
 
 
 @pytest.fixture(scope="module")
-def network():
-    """The whole network, its weights scaled so that numbers neither vanish nor explode."""
+def network(tmp_path_factory):
+    """The whole network from a file, its weights scaled so that numbers neither vanish nor explode."""
     state = {}
     for name, shape in layout().items():
         scale = (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1
         centre = 1.0 if name.endswith(("bn.weight", "running_var")) else 0.0
-        state[name] = centre + (0 if name.endswith("running_var") else scale) * rng.standard_normal(shape)
-    return from_state(state)
+        values = centre + (0 if name.endswith("running_var") else scale) * rng.standard_normal(shape)
+        state[name] = values.astype(np.float32)
+    file = tmp_path_factory.mktemp("weights") / "inception.safetensors"
+    save_file(state, file)
+    return load_inception(file)
 
 
 @pytest.mark.slow
