@@ -7,10 +7,11 @@ BENCH := .venv-bench
 PYTEST := -q -n 2 --dist loadfile --no-loadscope-reorder
 PEERS := .venv-bench-sampling
 DIT := .venv-dit
+METRICS := .venv-metrics
 # A checkout of facebookresearch/DiT.
 REFERENCE ?=
 
-.PHONY: report test test-slow lint claims benchmarks named parity train-step clean
+.PHONY: report test test-slow lint claims benchmarks named parity metrics-parity train-step clean
 
 report: $(STAMP)
 	$(BIN)/python -m imagegen report
@@ -39,6 +40,9 @@ parity: named $(STAMP) $(DIT)/.installed
 	$(BIN)/python -m pytest tests/imagegen/test_dit_parity.py -q -rP -m 'slow or not slow' \
 		--reference $(REFERENCE) --reference-python $(DIT)/bin/python
 
+metrics-parity: $(STAMP) $(METRICS)/.installed
+	$(BIN)/python -m pytest tests/imagegen/test_metrics_parity.py -q -rP --metrics-python $(METRICS)/bin/python
+
 train-step: named $(STAMP) $(DIT)/.installed
 	$(BIN)/python benchmarks/train_step.py --reference $(REFERENCE) --reference-python $(DIT)/bin/python \
 		--output benchmarks/RESULTS-train-step.md
@@ -49,7 +53,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(PEERS) $(DIT) report results build dist
+	rm -rf $(VENV) $(BENCH) $(PEERS) $(DIT) $(METRICS) report results build dist
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Patina needs Python >= 3.11; found " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 report") if sys.version_info < (3, 11) else None'
@@ -73,3 +77,8 @@ $(DIT)/.installed: benchmarks/constraints-dit.txt
 	$(PYTHON) -m venv --clear $(DIT)
 	$(DIT)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints-dit.txt torch torchvision timm
 	touch $(DIT)/.installed
+
+$(METRICS)/.installed: benchmarks/constraints-metrics.txt
+	$(PYTHON) -m venv --clear $(METRICS)
+	$(METRICS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints-metrics.txt torch torchvision torch-fidelity
+	touch $(METRICS)/.installed

@@ -13,22 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-LIBRARIES: list[torch.library.Library] = []
-"""Kept, since a library undefines its operators when it goes."""
+from _torchvision import make_importable
 
 
 def import_models(reference: Path):
-    """The checkout's `models` module; a torchvision that lacks its operators is given the one it asks for."""
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        LIBRARIES.append(library)
+    """The checkout's `models` module."""
+    make_importable()
     sys.path.insert(0, str(reference))
     import models
 

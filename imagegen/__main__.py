@@ -18,7 +18,7 @@ from imagegen.annotate import AnnotateConfig
 from imagegen.config import Config, check
 from imagegen.hosts import HostLost, Launch, leads, leave_hosts, start_hosts
 from imagegen.presets import PRESETS
-from theory._checks import require
+from theory._checks import InputError, require
 from theory._commands import exit_code
 
 RUNS = Path("runs")
@@ -128,16 +128,32 @@ def sample(
     return 0
 
 
-def evaluate(run: tyro.conf.Positional[Path], *, samples: Path | None = None, seed: int = 0) -> int:
-    """Compare a run's samples with held-out images: every figure beside its bias, written as evaluation.json.
+def evaluate(
+    run: tyro.conf.Positional[Path],
+    *,
+    samples: Path | None = None,
+    seed: int = 0,
+    features: str = "classifier",
+    weights: Path | None = None,
+    reference: Path | None = None,
+) -> int:
+    """Compare a run's samples with held-out images: every figure beside its bias, written as evaluation.json; or, with
+    Inception's features, the figures that papers quote, written as evaluation-inception.json.
 
     Args:
         run: Folder of the run.
         samples: The .npz of `sample`; by default the newest in RUN.
         seed: Seed that cuts the halves.
+        features: classifier, or inception: then WEIGHTS and REFERENCE are needed.
+        weights: Inception's, torch-fidelity's .pth file or .safetensors.
+        reference: The .npz file of `reference`, or ADM's.
     """
     from imagegen.evaluate import evaluate_run
 
+    require_one_of("features", features, ("classifier", "inception"))
+    if features == "inception":
+        return _evaluate_standard(run, samples, weights, reference)
+    require(weights is reference is None, "weights and reference", (weights, reference), "left out for classifier")
     require(0 <= seed < 2**32, "seed", seed, "between 0 and 2^32 - 1")
     file = evaluate_run(run, samples, seed=seed)
     page = json.loads(file.read_text(encoding="utf-8"))
@@ -148,6 +164,45 @@ def evaluate(run: tyro.conf.Positional[Path], *, samples: Path | None = None, se
     for name, why in page["left_out"].items():
         print(f"{name:28} left out: {why}")
     print(f"wrote {file}")
+    return 0
+
+
+def _evaluate_standard(run: Path, samples: Path | None, weights: Path | None, reference: Path | None) -> int:
+    from imagegen.standard import evaluate_standard
+
+    if weights is None or reference is None:
+        raise InputError("weights and reference must be given for features=inception.")
+    file = evaluate_standard(run, samples, weights, reference)
+    page = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in page["figures"].items():
+        print(f"{name:28} {value:10.5g}")
+    for name, why in page["left_out"].items():
+        print(f"{name:28} left out: {why}")
+    print(f"{page['protocol']['samples']} samples; wrote {file}, with the protocol")
+    return 0
+
+
+def reference(
+    data: tyro.conf.Positional[str], *, weights: Path, split: str = "train", out: Path = Path("reference.npz")
+) -> int:
+    """Inception's statistics of a data set's good images, in ADM's format: OUT, for `evaluate --reference OUT`.
+
+    Args:
+        data: The data, as for `train`.
+        weights: Inception's, torch-fidelity's .pth file or .safetensors.
+        split: train or test.
+        out: The .npz file.
+    """
+    from imagegen.data.builtin import make_source
+    from imagegen.data.source import ArraySource
+    from imagegen.evaluate import good
+    from imagegen.inception import load_inception
+    from imagegen.references import write_reference
+
+    source = make_source(data, split)
+    clean = good(source) if isinstance(source, ArraySource) else source
+    write_reference(clean, load_inception(weights), out, data=data, split=split)
+    print(f"wrote {out}")
     return 0
 
 
@@ -204,6 +259,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "annotate": annotate,
     "sample": sample,
     "evaluate": evaluate,
+    "reference": reference,
     "sweep": sweep,
     "report": report,
 }
@@ -213,6 +269,7 @@ INTERRUPTED = {
     "train": "interrupted; the same command goes on from the newest checkpoint, if there is one",
     "annotate": "interrupted; what finished judges said is kept, the same command goes on with the next",
     "sample": "interrupted; finished parts are kept, the same command goes on from them",
+    "reference": "interrupted; what is finished is kept, the same command goes on from it",
     "sweep": "interrupted; finished runs are kept, the same command goes on with the next",
     "report": "interrupted; what is finished is kept, the same command goes on from it",
 }

@@ -210,7 +210,7 @@ def newest_samples(folder: Path) -> Path:
     return files[max(files)]
 
 
-def _good(source: ArraySource) -> ArraySource:
+def good(source: ArraySource) -> ArraySource:
     """Without the images that the file of the data calls degraded."""
     degraded = source.extras.get("degraded", np.zeros(len(source), bool))
     return source.subset(np.flatnonzero(~degraded))
@@ -227,7 +227,7 @@ def evaluate_run(folder: Path, samples: Path | None = None, *, features: Feature
     config = configs.load(folder / "config.json")
     file = newest_samples(folder) if samples is None else samples
     images, labels = read_samples(file)
-    train, test = (_good(in_memory(make_source(config.data, split))) for split in ("train", "test"))
+    train, test = (good(in_memory(make_source(config.data, split))) for split in ("train", "test"))
     judge = train_features(train, test) if features is None else features
     made = file.with_name("samples.json")
     page = {

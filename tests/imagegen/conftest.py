@@ -13,6 +13,7 @@ def pytest_addoption(parser):
     group.addoption("--reference", type=Path, help="a checkout of facebookresearch/DiT, for the parity test")
     group.addoption("--reference-python", help="a Python that has torch, torchvision and timm")
     group.addoption("--text-python", help="a Python that has torch, safetensors and transformers")
+    group.addoption("--metrics-python", help="a Python that has torch and torch-fidelity, for the metrics' parity test")
 
 
 @pytest.fixture(scope="session")
