@@ -227,7 +227,7 @@ def test_of_xl_2_each_of_eight_devices_holds_an_eighth():
 def test_the_state_is_made_split_and_with_the_same_weights(monkeypatch):
     monkeypatch.setattr("imagegen.step.SMALLEST", 1024)
     known, mesh = statistics_of(training_source(CONFIG)), make_mesh(dataclasses.replace(CONFIG, fsdp=4), jax.devices())
-    (_, split), (_, whole) = make_task(CONFIG, known, mesh), make_task(CONFIG, known)
+    (_, split), (_, whole) = make_task(CONFIG, known, mesh=mesh), make_task(CONFIG, known)
     places = jax.tree.leaves(state_shardings(mesh, whole))
     assert len({place.spec for place in places}) > 1
     for ours, theirs, place in zip(jax.tree.leaves(split), jax.tree.leaves(whole), places, strict=True):
@@ -242,7 +242,7 @@ def test_the_compiled_step_holds_a_share_of_the_state_on_each_device():
     known, used = statistics_of(source), {}
     for fsdp in (1, 8):
         mesh = make_mesh(dataclasses.replace(config, fsdp=fsdp), jax.devices())
-        task, state = make_task(config, known, mesh)
+        task, state = make_task(config, known, mesh=mesh)
         step = make_step(task, mesh, state)
         batch = gated(source.batch(np.arange(config.batch)), None)
         placed = jax.device_put(batch, batch_sharding(mesh))
