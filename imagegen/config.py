@@ -45,6 +45,8 @@ class Config:
     """all images as they are, the clean ones, or all with the degraded ones gated: trained at high noise alone."""
     sigma_min: float = 0.0
     """Gated: noise-to-signal ratio from which degraded images train, each noised once to it, by its index."""
+    flip: bool = False
+    """Mirror images left to right at half of their uses, or where gated half of the images, each once for all."""
     network: str = "dit-digits"
     """dit-digits, dit-patches, unet-small, unet-cifar, or a DiT of size s, b, l, xl and patch 2, 4, 8: dit-s/2."""
     compute: str = "float32"

@@ -28,6 +28,7 @@ from imagegen.data.tokens import Vocabulary
 from imagegen.model import Model, TextModel, make_model, make_operators, make_parameterisation, training_codes
 from imagegen.paths import make_path
 from imagegen.statistics import Statistics
+from imagegen.uses import shown
 from sim.loss import LogNormalTime, MinSNR, TimeLaw, UniformTime, Weight, corrupted_loss, stratified, uniform
 from sim.parameterisations import Parameterisation, Predictor
 from sim.training import ConditionOperators, averaged
@@ -37,8 +38,8 @@ from theory.gates import GateTimes
 from theory.path_base import Path
 
 Batch = Mapping[str, Shaped[Array, "n ..."]]
-"""`image` (n, h, w, c), `label` and `index` (n,); with noise gates `t_max`, `t_n` and `t_open` (n,) too; where text is
-read, `tokens` (n, m)."""
+"""`image` (n, h, w, c), or of latents `mean` and `std` (n, 2, h, w, c) (`imagegen.uses`); `label` and `index` (n,);
+with noise gates `t_max`, `t_n` and `t_open` (n,) too; where text is read, `tokens` (n, m)."""
 GATE = ("t_max", "t_n", "t_open")
 SMALLEST = 2**14
 """Arrays of fewer entries are kept whole on every device."""
@@ -218,10 +219,11 @@ def _loss_and_gradient(
 
 
 def _draws(task: Task, batch: Batch, step: Int[Array, ""]) -> dict[str, Array]:
-    """What a step draws for the whole batch: a time's quantile, noise, and a key for each image."""
-    key_time, key_noise, key_seen = jax.random.split(jax.random.fold_in(task.key_step, step), 3)
-    n, *shape = batch["image"].shape
+    """What a step draws for the whole batch: a time's quantile, noise, and keys for each image."""
+    key_time, key_noise, key_seen, key_use = jax.random.split(jax.random.fold_in(task.key_step, step), 4)
+    n, *shape = (batch["image"] if "image" in batch else batch["mean"][:, 0]).shape
     return {
+        "use": jax.random.split(key_use, n),
         "u": stratified(key_time, n).astype(jnp.float32),
         "eps": jax.random.normal(key_noise, (n, *shape), jnp.float32),
         "key": jax.random.split(key_seen, n),
@@ -242,21 +244,23 @@ def _conditions(
 def _part_loss(parameters: PyTree, task: Task, part: Batch, step: Int[Array, ""]) -> Float[Array, ""]:
     model: Model | TextModel = eqx.combine(parameters, task.static)
     predictor = Predictor(model.network, task.path, task.parameterisation)
-    key_cond, key_kept = jax.random.split(task.key_sample)
-    shown = _conditions(task, model, key_cond, step)
+    key_cond, key_kept, key_image = jax.random.split(task.key_sample, 3)
+    condition = _conditions(task, model, key_cond, step)
 
     def one(sample: Mapping[str, Array]) -> Float[Array, ""]:
-        index, cond = sample["index"], shown(sample)
+        index, cond, gated = sample["index"], condition(sample), "t_n" in sample
+        # an image that is noised once is also mirrored, or drawn, once: a second draw would show what the noise hides
+        key_use = jax.random.fold_in(key_image, index) if gated else sample["use"]
         return corrupted_loss(
             predictor,
-            sample["image"],
+            shown(sample, key_use, flip=task.config.flip),
             task.times.quantile(task.path, sample["u"]),
             sample["eps"],
             cond,
             key=sample["key"],
             key_kept=jax.random.fold_in(key_kept, index),
             weight=task.weight,
-            gate=GateTimes(*(sample[name] for name in GATE)) if "t_n" in sample else None,
+            gate=GateTimes(*(sample[name] for name in GATE)) if gated else None,
             input_operator=task.input_operator,
         )
 
