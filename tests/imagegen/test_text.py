@@ -17,7 +17,7 @@ from imagegen.data.builtin import make_source
 from imagegen.data.loading import batches
 from imagegen.data.source import read_batch
 from imagegen.data.tokens import train_tokenizer
-from imagegen.model import encoded, make_operators
+from imagegen.model import ModelDenoiser, encoded, make_operators
 from imagegen.networks.registry import TEXT_NETWORKS
 from imagegen.networks.text import ENCODERS
 from imagegen.networks.text_dit import TextDiT
@@ -54,6 +54,13 @@ def prepared(config, folder):
     return with_tokens(source, tokenizer), tokenizer
 
 
+@pytest.fixture(scope="module")
+def begun(small, tmp_path_factory):
+    """Source, tokenizer, task and first state of the run."""
+    source, tokenizer = prepared(TEXT, tmp_path_factory.mktemp("begun"))
+    return source, tokenizer, *steps.make_task(TEXT, statistics_of(source), tokenizer.vocabulary)
+
+
 def bits(state):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
@@ -67,13 +74,12 @@ def whole(small, tmp_path_factory):
 # --- what the network is shown
 
 
-def test_the_network_is_shown_the_encoders_tokens_through_the_operators(tmp_path):
+def test_the_network_is_shown_the_encoders_tokens_through_the_operators(begun):
     """By the definition: noise of variance 1/d_emb on every number of every token, by the sample's index; the empty
     caption's tokens, without noise, for those that lose their caption.
     """
-    config = dataclasses.replace(TEXT, null_rate=0.5)
-    source, tokenizer = prepared(config, tmp_path)
-    task, state = steps.make_task(config, statistics_of(source), tokenizer.vocabulary)
+    source, tokenizer, task, state = begun
+    task = eqx.tree_at(lambda task: task.operators.null_rate, task, 0.5)
     model = eqx.combine(state.parameters, task.static)
     batch, key = read_batch(source, np.arange(64)), jax.random.key(7)
     taken = {name: jnp.asarray(value) for name, value in gated(batch, None).items()}
@@ -96,17 +102,15 @@ def test_the_network_is_shown_the_encoders_tokens_through_the_operators(tmp_path
     assert len(np.unique(noise.round(6))) > 0.9 * noise.size
 
 
-def test_the_loss_trains_the_encoder_in_one_program(whole):
-    source, tokenizer = prepared(TEXT, whole[1])
-    task, state = steps.make_task(TEXT, statistics_of(source), tokenizer.vocabulary)
+def test_the_loss_trains_the_encoder_in_one_program(begun):
+    source, tokenizer, task, state = begun
     mesh = steps.make_mesh(TEXT, jax.devices()[:1])
     step, start = steps.make_step(task, mesh, state), jax.tree.map(np.array, state)
-    now = jax.device_put(state, steps.state_shardings(mesh, state))
+    now = jax.device_put(jax.tree.map(jnp.copy, state), steps.state_shardings(mesh, state))
     for _, batch in zip(range(4), batches(source, TEXT.batch, seed=TEXT.seed), strict=False):
         now, metrics = step(now, jax.device_put(gated(batch, None), steps.batch_sharding(mesh)))
     assert step.func._cache_size() == 1
     assert np.isfinite(metrics.loss)
-    assert bits(now) == bits(whole[0])  # `train` does the same
     moved = [not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (start, now)), strict=True)]
     assert sum(moved) > 0.8 * len(moved)
     words = np.any(np.asarray(now.parameters.encoder.words != start.parameters.encoder.words), axis=1)
@@ -118,6 +122,7 @@ def test_the_loss_trains_the_encoder_in_one_program(whole):
 # --- a run
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_bit_for_bit_with_its_own_tokenizer(whole, tmp_path, monkeypatch):
     from imagegen import training as module
 
@@ -160,6 +165,7 @@ def test_a_tokenizer_file_is_kept_and_must_not_change(tmp_path):
     assert make_tokenizer(config, source, kept) == first
 
 
+@pytest.mark.slow
 def test_samples_of_captions_and_of_the_held_out_ones(whole, tmp_path, capsys):
     run, options = str(whole[1]), ["--steps", "2", "--guidance", "0.5"]
     given = ["--captions", "a large red circle", "a small blue square", "--number", "5"]
@@ -188,15 +194,20 @@ def test_a_walk_is_of_the_first_caption(whole, tmp_path):
     assert (tmp_path / "walk-caption.png").exists()
 
 
-def test_captions_encoded_once_are_the_same_to_the_denoiser(whole):
-    denoiser = load_run(whole[1]).denoiser
-    tokens = jnp.asarray(load_run(whole[1]).tokenizer.batch(["a large red circle", "a cross"]))
+def test_captions_encoded_once_are_the_same_to_the_denoiser(begun):
+    """Of a network with random weights: at first it returns 0 whatever it is shown."""
+    _, tokenizer, task, state = begun
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32) / 4, state.parameters)
+    denoiser = ModelDenoiser(eqx.combine(weights, task.static), task.path, task.parameterisation)
+    tokens = jnp.asarray(tokenizer.batch(["a large red circle", "a cross"]))
     ready, embeddings = encoded(denoiser, tokens)
     assert embeddings.shape == (2, 16, 16)
     call, xt = eqx.filter_jit(lambda denoiser, *inputs: denoiser(*inputs)), jnp.ones((32, 32, 3))
-    first = call(denoiser, xt, jnp.float32(0.5), tokens[1])
-    np.testing.assert_allclose(call(ready, xt, jnp.float32(0.5), embeddings[1]), first, atol=1e-5)
-    np.testing.assert_allclose(call(ready, xt, jnp.float32(0.5)), call(denoiser, xt, jnp.float32(0.5)), atol=1e-5)
+    first, null = (call(denoiser, xt, jnp.float32(0.5), *cond) for cond in ((tokens[1],), ()))
+    np.testing.assert_allclose(call(ready, xt, jnp.float32(0.5), embeddings[1]), first, atol=1e-4)
+    np.testing.assert_allclose(call(ready, xt, jnp.float32(0.5)), null, atol=1e-4)
+    assert float(jnp.max(jnp.abs(first - null))) > 2e-3
 
 
 @pytest.mark.slow
