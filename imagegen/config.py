@@ -118,6 +118,8 @@ class Config:
     """Steps between lines of metrics.jsonl."""
     samples_every: int = 200
     """Steps between grids of samples; 0: none."""
+    evaluate_every: int = 0
+    """Steps between evaluations of 250 samples of the averaged weights (`imagegen.in_loop`); 0: none."""
     checkpoint_every: int = 100
     """Steps between checkpoints, a multiple of log_every."""
     keep: int = 2
@@ -133,7 +135,9 @@ class Config:
     it trains, in place of sigma_min."""
 
 
-FREE = ("log_every", "samples_every", "checkpoint_every", "keep", "track", "fsdp", "stop_after", "remat")
+FREE = (
+    "log_every", "samples_every", "evaluate_every", "checkpoint_every", "keep", "track", "fsdp", "stop_after", "remat",
+)  # fmt: skip
 """Fields that may differ between a run and its resumption: they change no weight but by rounding."""
 
 
@@ -166,7 +170,8 @@ def _check_numbers(config: Config) -> None:
     counts = ("batch", "accumulate", "steps", "stop_after", "log_every", "checkpoint_every", "keep", "fsdp")
     for name in counts:
         require(getattr(config, name) >= 1, name, getattr(config, name), "at least 1")
-    for name in ("strength", "input_perturbation", "weight_decay", "sigma_min", "warmup", "samples_every"):
+    perhaps = ("warmup", "samples_every", "evaluate_every")
+    for name in ("strength", "input_perturbation", "weight_decay", "sigma_min", *perhaps):
         require(getattr(config, name) >= 0, name, getattr(config, name), "at least 0")
     for name in ("learning_rate", "clip", "degradation_strength"):
         require(getattr(config, name) > 0, name, getattr(config, name), "above 0")

@@ -190,8 +190,9 @@ class Inception(eqx.Module):
         joined.append(self.layers[f"{name}.branch_pool"](y) if block.projection else y)
         return jnp.concatenate(joined, -1)
 
-    def extract(self, batches: Iterable[UInt8[np.ndarray, "_ h w c"]]) -> Iterator[Outputs]:
-        """The outputs of each batch of up to `BATCH` = 64 images of equal size, with 1 channel (repeated) or 3.
+    def extract(self, batches: Iterable[UInt8[np.ndarray, "_ _ _ _"]]) -> Iterator[Outputs]:
+        """The outputs of each batch of up to `BATCH` = 64 images (n, h, w, c) with 1 channel (repeated) or 3. Each
+        size (h, w) is compiled once.
 
         Raises `ValueError` for other numbers of images or channels.
         """

@@ -42,7 +42,7 @@ class Extractor(Protocol):
 
     sha256: str
 
-    def extract(self, batches: Iterable[UInt8[np.ndarray, "_ h w c"]]) -> Iterator[Outputs]:
+    def extract(self, batches: Iterable[UInt8[np.ndarray, "_ _ _ _"]]) -> Iterator[Outputs]:
         """The outputs of each batch of up to `BATCH` images."""
 
 

@@ -36,6 +36,7 @@ def write_summary(folder: Path) -> Path:
         *shown,
         "![Loss by step](loss.png)",
         "",
+        *_evaluations(read_lines(folder / "evaluations.jsonl")),
         "| field | value | usual |",
         "|---|---|---|",
         *_fields(config),
@@ -44,6 +45,28 @@ def write_summary(folder: Path) -> Path:
     file = folder / "summary.md"
     file.write_text("\n".join(page), encoding="utf-8")
     return file
+
+
+def _evaluations(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of what was evaluated while training, a row for each step."""
+    if not lines:
+        return []
+    names, how = list(lines[-1]["figures"]), lines[-1]["protocol"]
+    cells = [[str(line["step"]), *(_figure(line["figures"].get(name)) for name in names)] for line in lines]
+    told = (
+        f"Debiased figures with 95 % intervals of {how['samples']} samples ({how['sampler']}, {how['steps']} steps, "
+        f"guidance {how['guidance']:g}, average {how['ema']:g}, seed {how['seed']}):"
+    )
+    head = [f"| step | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    return [told, "", *head, *(f"| {' | '.join(row)} |" for row in cells), ""]
+
+
+def _figure(values: Mapping[str, float | None] | None) -> str:
+    """Empty where a number is missing or not finite (None)."""
+    debiased, low, high = (values[name] if values else None for name in ("debiased", "low", "high"))
+    if debiased is None or low is None or high is None:
+        return ""
+    return f"{debiased:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _fields(config: Config) -> list[str]:

@@ -6,6 +6,7 @@
     FOLDER/checkpoints/                     weights, averages, moments, step
     FOLDER/metrics.jsonl                    a line every `log_every` steps; the same numbers however often it stopped
     FOLDER/speed.jsonl                      images/s: what depends on the machine
+    FOLDER/evaluations.jsonl                figures of a few samples, every `evaluate_every` steps (`imagegen.in_loop`)
     FOLDER/samples/                         grids of samples from the averaged weights
     FOLDER/summary.md                       one page at the end
 
@@ -28,7 +29,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from imagegen import annotations, statistics
+from imagegen import annotations, in_loop, statistics
 from imagegen import config as configs
 from imagegen.checkpoint import Checkpoints, full_disk_explained, require_space
 from imagegen.config import Config
@@ -90,8 +91,9 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     source = with_tokens(source, tokenizer)
     task, state = make_task(config, known, None if tokenizer is None else tokenizer.vocabulary, mesh)
     gates = make_gates(config, source, task.path, kept if kept.exists() else Path(config.annotations))
+    beside = in_loop.prepare(config) if config.evaluate_every else None
     make_folder("out", folder)
-    run = _Run(config, folder, source, task, mesh, gates)
+    run = _Run(config, folder, source, task, mesh, gates, beside)
     with full_disk_explained(folder), _lost_host_explained():
         if leads():
             configs.save(config, folder / "config.json")
@@ -127,6 +129,7 @@ class _Run:
     task: Task
     mesh: Mesh
     gates: Gates | None
+    beside: in_loop.InLoop | None
 
     def to_the_end(self, state: State) -> State:
         """From the newest checkpoint, or else from `state`, through the last step and the summary."""
@@ -138,8 +141,8 @@ class _Run:
             if done:
                 state = checkpoints.restore(done, state)
             if leads():
-                _truncate(self.folder / "metrics.jsonl", done)
-                _truncate(self.folder / "speed.jsonl", done)
+                for name in ("metrics", "speed", "evaluations"):
+                    _truncate(self.folder / f"{name}.jsonl", done)
             shown = self.config.track if leads() else "none"
             with closing(make_tracker(shown, self.config, self.folder, done)) as tracker:
                 state = self._advance(state, done, checkpoints, tracker)
@@ -172,6 +175,10 @@ class _Run:
                         raise Stopped(_broken(seen, number, self.folder))
                 if config.samples_every and (number % config.samples_every == 0 or number == config.steps):
                     self._show(state, number)
+                if self.beside and (number % config.evaluate_every == 0 or number == config.steps):
+                    line = in_loop.evaluation(self.beside, average_denoiser(self.task, state), config, number)
+                    if leads():
+                        _append(self.folder / "evaluations.jsonl", line)
                 if number % config.checkpoint_every == 0 or number == config.steps:
                     checkpoints.save(number, state)
                     if leads() and bar.disable:  # not on a terminal: a log gets a line for each checkpoint

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from imagegen import inception
 from imagegen.inception import (
-    BATCH,
     EPSILON,
     _folded,
     _layers,
@@ -131,13 +131,14 @@ def network(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_network_treats_each_image_alone_and_one_channel_as_three(network):
-    images = rng.integers(0, 256, (BATCH, 5, 6, 1), dtype=np.uint8)
+def test_the_network_treats_each_image_alone_and_one_channel_as_three(network, monkeypatch):
+    monkeypatch.setattr(inception, "BATCH", 5)
+    images = rng.integers(0, 256, (5, 5, 6, 1), dtype=np.uint8)
     whole, part = network.extract([images, np.repeat(images[3:5], 3, axis=-1)])
-    assert [len(out) for out in whole] == [BATCH] * 3
+    assert [len(out) for out in whole] == [5] * 3
     assert [out.shape for out in part] == [(2, 2048), (2, 2023), (2, 1008)]
     for all_of_them, few in zip(whole, part, strict=True):
         assert few.std() > 0.1
         np.testing.assert_allclose(few, all_of_them[3:5], atol=1e-4)
-    with pytest.raises(ValueError, match=r"number of images in a batch must be 1 ... 64; got 65"):
-        list(network.extract([np.zeros((65, 5, 6, 1), np.uint8)]))
+    with pytest.raises(ValueError, match=r"number of images in a batch must be 1 ... 5; got 6"):
+        list(network.extract([np.zeros((6, 5, 6, 1), np.uint8)]))
