@@ -5,6 +5,7 @@
     FOLDER/checkpoints/                     weights, averages, moments, step
     FOLDER/metrics.jsonl                    a line every `log_every` steps; the same numbers however often it stopped
     FOLDER/speed.jsonl                      images/s: what depends on the machine
+    FOLDER/skipped.jsonl                    images in files that could not be read, and why (`imagegen.data.skips`)
     FOLDER/samples/                         grids of samples from the averaged weights
     FOLDER/summary.md                       one page at the end
 
@@ -28,6 +29,7 @@ from imagegen import annotations, statistics
 from imagegen import config as configs
 from imagegen.checkpoint import Checkpoints, full_disk_explained, require_space
 from imagegen.config import Config
+from imagegen.data.files import file_source
 from imagegen.data.loading import batches
 from imagegen.data.source import Source, check_source
 from imagegen.networks.registry import forward_flops
@@ -86,6 +88,10 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     with full_disk_explained(folder):
         configs.save(config, folder / "config.json")
         statistics.save(known, folder / "statistics.json")
+        files = file_source(source)
+        if files is not None:
+            process = jax.process_index()  # each notes what it read itself
+            files.skips.record(folder / ("skipped.jsonl" if process == 0 else f"skipped-{process}.jsonl"))
         if config.annotations and not kept.exists():
             write_whole(kept, Path(config.annotations).read_bytes())
         return run.to_the_end(state)
