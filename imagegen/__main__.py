@@ -1,4 +1,4 @@
-"""The command line of `imagegen`: annotate, train, sample, evaluate.
+"""The command line of `imagegen`: prepare, annotate, train, sample, evaluate.
 
 `python -m imagegen presets` lists the presets; `train PRESET` trains one, any field of the config overridden by its
 option; the same command goes on where it stopped. Exit code 2: a mistake in what was asked; 3: training stopped itself.
@@ -15,6 +15,7 @@ import tyro
 from imagegen._names import require_one_of
 from imagegen.annotate import AnnotateConfig
 from imagegen.config import Config
+from imagegen.data.skips import BAD_SHARE
 from imagegen.presets import PRESETS
 from theory._checks import require
 from theory._commands import exit_code, leave
@@ -186,7 +187,35 @@ def train() -> int:
     raise AssertionError("main reads the preset before its options")
 
 
+def prepare(
+    data: tyro.conf.Positional[Path],
+    *,
+    resolution: int,
+    out: Path,
+    bad_share: float = BAD_SHARE,
+) -> int:
+    """Crop a folder of images (ImageNet) or tar shards (CC3M) once, and store them for `train --data OUT`.
+
+    Args:
+        data: The folder, as for `train --data`.
+        resolution: Side of the images in pixels.
+        out: Folder to store them in, as PNG, with a manifest.json.
+        bad_share: Stop where more than this share of the images turns out to be unreadable.
+    """
+    from imagegen.prepare import prepare
+
+    splits = prepare(data, out, resolution=resolution, bad_share=bad_share)["splits"]
+    for name, split in splits.items():
+        reasons = [f"{count} x {why}" for why, count, _ in split["left_out"]]
+        reasons += [f"{len(split['skipped'])} unreadable"] * bool(split["skipped"])
+        told = f"; left out: {', '.join(reasons)}" if reasons else ""
+        print(f"{name}: {split['count']} images in {len(split['shards'])} shards{told}")
+    print(f"wrote {out}")
+    return 0
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "prepare": prepare,
     "train": train,
     "presets": presets,
     "annotate": annotate,
@@ -198,6 +227,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 INTERRUPTED = {
+    "prepare": "interrupted; finished shards are kept, the same command goes on with the others",
     "train": "interrupted; the same command goes on from the newest checkpoint, if there is one",
     "sample": "interrupted; finished parts are kept, the same command goes on from them",
     "sweep": "interrupted; finished runs are kept, the same command goes on with the next",
