@@ -1,4 +1,4 @@
-"""The command line of `imagegen`: annotate, train, sample, evaluate.
+"""The command line of `imagegen`: prepare, annotate, train, sample, evaluate.
 
 `python -m imagegen presets` lists the presets; `train PRESET` trains one, any field of the config overridden by its
 option; the same command goes on where it stopped. Exit code 2: a mistake in what was asked; 3: training stopped itself;
@@ -16,6 +16,7 @@ import tyro
 from imagegen._names import require_one_of
 from imagegen.annotate import AnnotateConfig
 from imagegen.config import Config, check
+from imagegen.data.skips import BAD_SHARE
 from imagegen.hosts import HostLost, Launch, leads, leave_hosts, start_hosts
 from imagegen.presets import PRESETS
 from theory._checks import InputError, require
@@ -183,7 +184,12 @@ def _evaluate_standard(run: Path, samples: Path | None, weights: Path | None, re
 
 
 def reference(
-    data: tyro.conf.Positional[str], *, weights: Path, split: str = "train", out: Path = Path("reference.npz")
+    data: tyro.conf.Positional[str],
+    *,
+    weights: Path,
+    split: str = "train",
+    resolution: int = 0,
+    out: Path = Path("reference.npz"),
 ) -> int:
     """Inception's statistics of a data set's good images, in ADM's format: OUT, for `evaluate --reference OUT`.
 
@@ -191,6 +197,7 @@ def reference(
         data: The data, as for `train`.
         weights: Inception's, torch-fidelity's .pth file or .safetensors.
         split: train or test.
+        resolution: As for `train`.
         out: The .npz file.
     """
     from imagegen.data.builtin import make_source
@@ -199,7 +206,7 @@ def reference(
     from imagegen.inception import load_inception
     from imagegen.references import write_reference
 
-    source = make_source(data, split)
+    source = make_source(data, split, resolution=resolution)
     clean = good(source) if isinstance(source, ArraySource) else source
     write_reference(clean, load_inception(weights), out, data=data, split=split)
     print(f"wrote {out}")
@@ -253,7 +260,35 @@ def train() -> int:
     raise AssertionError("main reads the preset before its options")
 
 
+def prepare(
+    data: tyro.conf.Positional[Path],
+    *,
+    resolution: int,
+    out: Path,
+    bad_share: float = BAD_SHARE,
+) -> int:
+    """Crop a folder of images (ImageNet) or tar shards (CC3M) once, and store them for `train --data OUT`.
+
+    Args:
+        data: The folder, as for `train --data`.
+        resolution: Side of the images in pixels.
+        out: Folder to store them in, as PNG, with a manifest.json.
+        bad_share: Stop where more than this share of the images turns out to be unreadable.
+    """
+    from imagegen.prepare import prepare
+
+    splits = prepare(data, out, resolution=resolution, bad_share=bad_share)["splits"]
+    for name, split in splits.items():
+        reasons = [f"{count} x {why}" for why, count, _ in split["left_out"]]
+        reasons += [f"{len(split['skipped'])} unreadable"] * bool(split["skipped"])
+        told = f"; left out: {', '.join(reasons)}" if reasons else ""
+        print(f"{name}: {split['count']} images in {len(split['shards'])} shards{told}")
+    print(f"wrote {out}")
+    return 0
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "prepare": prepare,
     "train": train,
     "presets": presets,
     "annotate": annotate,
@@ -266,6 +301,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 INTERRUPTED = {
+    "prepare": "interrupted; finished shards are kept, the same command goes on with the others",
     "train": "interrupted; the same command goes on from the newest checkpoint, if there is one",
     "annotate": "interrupted; what finished judges said is kept, the same command goes on with the next",
     "sample": "interrupted; finished parts are kept, the same command goes on from them",

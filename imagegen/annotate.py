@@ -59,6 +59,8 @@ class AnnotateConfig:
 
     data: str = "digits"
     """As of `train`. Without a degradation, an .npz file that says by booleans `degraded` which are of low quality."""
+    resolution: int = 0
+    """As of `train`."""
     degradation: str = "none"
     """As of `train`."""
     degraded_share: float = 0.0
@@ -98,7 +100,7 @@ def check(config: AnnotateConfig) -> None:
 
 
 def _of_the_data(config: AnnotateConfig) -> Config:
-    names = ("data", "degradation", "degraded_share", "degradation_strength", "seed")
+    names = ("data", "resolution", "degradation", "degraded_share", "degradation_strength", "seed")
     return Config(**{name: getattr(config, name) for name in names})
 
 

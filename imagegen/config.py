@@ -34,7 +34,12 @@ class Config:
 
     data: str = "digits"
     """`digits`, `photographs`, `shapes`, or an .npz file with `images`, (n, H, W) or (n, H, W, C), unsigned bytes or
-    numbers in [-1, 1], `labels` and, where some are of low quality, booleans `degraded`."""
+    numbers in [-1, 1], `labels` and, where some are of low quality, booleans `degraded`; or a folder: of folders of
+    images, one per class (ImageNet), of img2dataset's tar shards (CC3M), or written by `prepare`."""
+    resolution: int = 0
+    """Side of the images in pixels: required for folders of images and of tar shards, 0 otherwise."""
+    bad_share: float = 0.05
+    """Stop where more than this share of the images read from a folder, in [0, 1], turns out to be unreadable."""
     degradation: str = "none"
     """What a share of the images, chosen by index, has suffered: none, blur, jpeg, motion, mask or box."""
     degraded_share: float = 0.0
@@ -137,19 +142,19 @@ class Config:
 
 FREE = (
     "log_every", "samples_every", "evaluate_every", "checkpoint_every", "keep", "track", "fsdp", "stop_after", "remat",
+    "bad_share",
 )  # fmt: skip
 """Fields that may differ between a run and its resumption: they change no weight but by rounding."""
 
 
 def check(config: Config) -> None:
     """Raise `InputError` for a config with an unknown name, a number out of range, or fields that contradict."""
-    from imagegen.data.builtin import SOURCES
+    from imagegen.data.builtin import require_source
     from imagegen.data.degrade import DEGRADATIONS
     from imagegen.networks.registry import NETWORKS
     from imagegen.networks.text import ENCODERS
 
-    if not config.data.endswith(".npz"):
-        require_one_of("data", config.data, SOURCES, other=", or the path of an .npz file")
+    require_source(config.data)
     tables = {
         "network": NETWORKS, "degradation": ("none", *DEGRADATIONS), "train_on": TRAIN_ON, "compute": COMPUTE,
         "path": PATHS, "predict": PREDICTIONS, "weight": WEIGHTS, "times": TIMES, "condition": OPERATORS,
@@ -165,12 +170,12 @@ def check(config: Config) -> None:
 def _check_numbers(config: Config) -> None:
     for name, value in dataclasses.asdict(config).items():
         require(not isinstance(value, float) or math.isfinite(value), name, value, "finite")
-    for name in ("degraded_share", "condition_share", "flip_share", "caption_share"):
+    for name in ("degraded_share", "condition_share", "flip_share", "caption_share", "bad_share"):
         require(0 <= getattr(config, name) <= 1, name, getattr(config, name), "in [0, 1]")
     counts = ("batch", "accumulate", "steps", "stop_after", "log_every", "checkpoint_every", "keep", "fsdp")
     for name in counts:
         require(getattr(config, name) >= 1, name, getattr(config, name), "at least 1")
-    perhaps = ("warmup", "samples_every", "evaluate_every")
+    perhaps = ("warmup", "samples_every", "evaluate_every", "resolution")
     for name in ("strength", "input_perturbation", "weight_decay", "sigma_min", *perhaps):
         require(getattr(config, name) >= 0, name, getattr(config, name), "at least 0")
     for name in ("learning_rate", "clip", "degradation_strength"):

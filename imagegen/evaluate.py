@@ -19,8 +19,10 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
 from imagegen import config as configs
+from imagegen.config import Config
 from imagegen.data.builtin import make_source
-from imagegen.data.source import ArraySource, Source, in_memory
+from imagegen.data.files import file_source
+from imagegen.data.source import ArraySource, Source, few_of, in_memory
 from imagegen.features import REMEMBERED, Features, class_gaussians, fingerprint, read_all, train_features
 from imagegen.figures import BANDS, MANIFOLD, TOP, TRANSPORT, Facts, Rows, all_figures
 from sim.experiments.base import plain
@@ -35,6 +37,8 @@ PER_CLASS = 4
 """Images of each kind in a class at least; a class with fewer is left out."""
 NEIGHBOURS = 5
 """Nearest training images."""
+REFERENCE = 4096
+"""Images of a folder, of each split, that samples are compared with at most."""
 Counts = Int[np.ndarray, " K"]
 """One per class."""
 LIBRARIES = ("patina-diffusion", "jax", "numpy", "pot", "scikit-learn", "scipy")
@@ -216,6 +220,19 @@ def good(source: ArraySource) -> ArraySource:
     return source.subset(np.flatnonzero(~degraded))
 
 
+def reference_images(config: Config) -> tuple[ArraySource, ArraySource]:
+    """Training and held-out images of a run's data, the good ones before any degradation; of images in a folder at most
+    `REFERENCE` each, evenly spaced, and fewer where they are large (`imagegen.data.source.few_of`).
+
+    Raises `InputError` for data that are bad.
+    """
+    sources = [make_source(config.data, split, resolution=config.resolution, bad_share=config.bad_share)
+               for split in ("train", "test")]  # fmt: skip
+    few = [source if file_source(source) is None else few_of(source, REFERENCE) for source in sources]
+    train, test = (good(in_memory(source)) for source in few)
+    return train, test
+
+
 def evaluate_run(folder: Path, samples: Path | None = None, *, features: Features | None = None, seed: int = 0) -> Path:
     """Write `evaluation.json` beside the samples of a run (by default those of its newest step); return its path.
 
@@ -227,13 +244,20 @@ def evaluate_run(folder: Path, samples: Path | None = None, *, features: Feature
     config = configs.load(folder / "config.json")
     file = newest_samples(folder) if samples is None else samples
     images, labels = read_samples(file)
-    train, test = (good(in_memory(make_source(config.data, split))) for split in ("train", "test"))
+    train, test = reference_images(config)
     judge = train_features(train, test) if features is None else features
     made = file.with_name("samples.json")
     page = {
         "data": config.data,
         "made": json.loads(made.read_text(encoding="utf-8")) if made.is_file() else None,
-        "protocol": {"neighbours": NEIGHBOURS, "manifold_k": MANIFOLD, "top": TOP, "bands": BANDS, "confidence": 0.95},
+        "protocol": {
+            "neighbours": NEIGHBOURS,
+            "manifold_k": MANIFOLD,
+            "top": TOP,
+            "bands": BANDS,
+            "confidence": 0.95,
+            "training_images": len(train),
+        },
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in LIBRARIES},
         **evaluate_samples(images, labels, train, test, judge, seed),

@@ -17,6 +17,7 @@ A sample is atypical of its class by the relative Mahalanobis distance (Ren, For
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,6 +37,8 @@ HIDDEN, EPOCHS = 64, 30
 """Features, and passes over the training images: fixed, so that the time is known."""
 REMEMBERED = 4
 """Classifiers, and references, kept in this process."""
+WHOLE = 2**30
+"""Numbers in the images of a source that is read whole, 4 GiB."""
 Images = Float[np.ndarray, "n h w c"]
 
 
@@ -74,8 +77,10 @@ def _require_shape(images: np.ndarray, shape: tuple[int, int, int]) -> None:
 def read_all(source: Source) -> Batch:
     """All records of a source, checked. Sources whose records take work are better made `in_memory` once.
 
-    Raises `ValueError` for a bad record.
+    Raises `ValueError` for a bad record, and for a source of more than `WHOLE` numbers, before any is read.
     """
+    size, given = len(source) * math.prod(source.shape), f"{len(source)} images of shape {source.shape}"
+    require(size <= WHOLE, f"source '{source.name}'", given, f"of at most {WHOLE} numbers, to be read whole")
     return read_batch(source, np.arange(len(source)))
 
 

@@ -43,7 +43,7 @@ def prepare(config: Config) -> InLoop:
 
     Raises `ValueError` where there are too few held-out images: fewer than 40 in all of classes with 4 or more.
     """
-    train, test = (make_source(config.data, split) for split in ("train", "test"))
+    train, test = (make_source(config.data, split, resolution=config.resolution) for split in ("train", "test"))
     counts = np.minimum(*(np.bincount(source.labels, minlength=source.classes) for source in (train, test)))
     enough = np.flatnonzero(counts >= PER_CLASS)
     classes = enough[np.unique(np.linspace(0, len(enough) - 1, min(CLASSES, len(enough))).astype(int))]

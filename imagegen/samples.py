@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
+from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.tokens import CaptionTokenizer, caption_of
 from imagegen.run import Run, load_run
@@ -49,7 +50,7 @@ def _asked(run: Run, number: int, classes: Sequence[int], captions: Sequence[str
     """The classes in turn, or the captions; by default all classes, or the held-out captions."""
     if run.tokenizer is not None:
         require(not classes, "classes", classes, "left out for a run whose condition is text: --captions")
-        return _asked_in_words(run.tokenizer, run.config.data, number, captions)
+        return _asked_in_words(run.tokenizer, run.config, number, captions)
     require(not captions, "captions", captions, "left out for a run whose condition is the class")
     count = len(run.statistics.class_names)
     for label in classes:
@@ -59,12 +60,12 @@ def _asked(run: Run, number: int, classes: Sequence[int], captions: Sequence[str
     return _Asked(labels, labels, (), {"classes": list(shown)[:number]}, str(shown[0]), min(len(shown), 16))
 
 
-def _asked_in_words(tokenizer: CaptionTokenizer, data: str, number: int, captions: Sequence[str]) -> _Asked:
+def _asked_in_words(tokenizer: CaptionTokenizer, config: Config, number: int, captions: Sequence[str]) -> _Asked:
     if captions:
         turn = evenly(range(len(captions)), number)
         texts, told, columns = [captions[i] for i in turn], list(captions), min(len(captions), 16)
         return _Asked(tokenizer.batch(texts), None, texts, {"captions": told}, "caption", columns)
-    source = make_source(data, "test")
+    source = make_source(config.data, "test", resolution=config.resolution)
     turn = evenly(range(len(source)), number)
     texts = [caption_of(source, i) for i in turn]
     return _Asked(tokenizer.batch(texts), source.labels[turn], texts, {"captions": "held-out"}, "caption", 10)

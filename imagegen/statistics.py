@@ -4,13 +4,14 @@ The spectrum makes the spectral paths, the standard deviation EDM's scale, shape
 """
 
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from imagegen.data.source import Source, read_batch
+from imagegen.data.source import NUMBERS, Source, read_batch
 from theory._checks import require
 from theory._files import write_whole
 from theory.spectra import power_spectrum
@@ -34,8 +35,9 @@ class Statistics(NamedTuple):
 
 
 def images_of(source: Source, limit: int = LARGEST) -> Float[np.ndarray, "n h w c"]:
-    """Up to `limit` >= 1 images of a source, evenly spaced."""
-    chosen = np.unique(np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int))
+    """Up to `limit` >= 1 images of a source, evenly spaced, and no more than `NUMBERS` allows of large ones."""
+    most = max(1, min(limit, len(source), NUMBERS // math.prod(source.shape)))
+    chosen = np.unique(np.linspace(0, len(source) - 1, most).astype(int))
     images: Float[np.ndarray, "n h w c"] = read_batch(source, chosen)["image"]
     return images
 

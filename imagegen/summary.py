@@ -9,6 +9,7 @@ import numpy as np
 
 from imagegen import config as configs
 from imagegen.config import Config
+from imagegen.data.skips import told
 from imagegen.run import read_lines
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def write_summary(folder: Path) -> Path:
     loss = "not finite" if last["loss"] is None else f"{last['loss']:.4f}"
     rate = float(np.median([line["images_per_second"] for line in speed]))
     skipped = f" {last['skipped']} steps were left out for gradients that were not finite." if last["skipped"] else ""
+    data = told(folder)
     grids = sorted((folder / "samples").glob("*.png"))
     shown = [f"![Samples of the averaged weights]({grids[-1].relative_to(folder)})", ""] if grids else []
     page = [
@@ -33,6 +35,7 @@ def write_summary(folder: Path) -> Path:
         f"{config.network} on {config.data}, {last['step']} steps of {config.batch} images, {rate:.0f} images/s "
         f"(median). Loss of the last batch {loss}.{skipped}",
         "",
+        *([data, ""] if data else []),
         *shown,
         "![Loss by step](loss.png)",
         "",

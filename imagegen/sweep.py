@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from imagegen._names import require_one_of
 from imagegen.config import Config
-from imagegen.data.builtin import make_source
-from imagegen.evaluate import evaluate_samples
+from imagegen.evaluate import evaluate_samples, reference_images
 from imagegen.features import train_features
 from imagegen.model import Model
 from imagegen.run import load_run, read_lines
@@ -111,7 +110,7 @@ def run_member(member: Member, seed: int, device: jax.Device | None = None) -> d
 
 def _found(member: Member, seed: int, device: jax.Device | None) -> dict[str, Any]:
     config = dataclasses.replace(member.config, seed=seed)
-    known, held_out = (make_source(config.data, split) for split in ("train", "test"))
+    known, held_out = reference_images(config)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run"
         train(config, folder, None if device is None else [device])

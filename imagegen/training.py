@@ -7,6 +7,7 @@
     FOLDER/metrics.jsonl                    a line every `log_every` steps; the same numbers however often it stopped
     FOLDER/speed.jsonl                      images/s: what depends on the machine
     FOLDER/evaluations.jsonl                figures of a few samples, every `evaluate_every` steps (`imagegen.in_loop`)
+    FOLDER/skipped.jsonl                    images in files that could not be read, and why (`imagegen.data.skips`)
     FOLDER/samples/                         grids of samples from the averaged weights
     FOLDER/summary.md                       one page at the end
 
@@ -33,6 +34,7 @@ from imagegen import annotations, in_loop, statistics
 from imagegen import config as configs
 from imagegen.checkpoint import Checkpoints, full_disk_explained, require_space
 from imagegen.config import Config
+from imagegen.data.files import file_source
 from imagegen.data.loading import batches
 from imagegen.data.source import Source, check_source
 from imagegen.hosts import HostLost, agree, leads, of_host_0
@@ -103,6 +105,10 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
             if config.annotations and not kept.exists():
                 write_whole(kept, Path(config.annotations).read_bytes())
         agree(repr(config), folder)
+        files = file_source(source)
+        if files is not None:
+            process = jax.process_index()  # each notes what it read itself
+            files.skips.record(folder / ("skipped.jsonl" if process == 0 else f"skipped-{process}.jsonl"))
         return run.to_the_end(state)
 
 

@@ -12,11 +12,11 @@ from imagegen import annotations
 from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.captions import Swapped
-from imagegen.data.degrade import Degraded, make_degradation
+from imagegen.data.degrade import Degraded, degraded_flags, make_degradation
+from imagegen.data.files import file_source
 from imagegen.data.rewriting import Rewritten
-from imagegen.data.source import ArraySource, Source, in_memory
+from imagegen.data.source import ArraySource, Source, Subset, in_memory
 from imagegen.data.tokens import CaptionTokenizer, Tokenised, captions_of, load_tokenizer, train_tokenizer
-from imagegen.features import read_all
 from imagegen.step import GATE
 from theory._checks import require
 from theory.gates import gate_times
@@ -29,12 +29,13 @@ Gates = Mapping[str, Float[np.ndarray, " n"]]
 
 
 def training_source(config: Config) -> Source:
-    """The training images as they are read; where some are degraded, the records say which.
+    """The training images as they are read; where some are degraded, the records say which. Images in a folder stay
+    there until they are needed, all others are in memory.
 
     Raises `ValueError` for bad data or a bad file, and where some should be degraded, or clean, but none is, or
     captions should be corrupted, but there are none.
     """
-    source = make_source(config.data, "train")
+    source = make_source(config.data, "train", resolution=config.resolution, bad_share=config.bad_share)
     if config.captions == "swap":
         source = Swapped(source, config.caption_share, config.seed)
     if config.captions == "rewrite":
@@ -42,17 +43,20 @@ def training_source(config: Config) -> Source:
     if config.degradation != "none":
         degradation = make_degradation(config.degradation, config.degradation_strength)
         source = Degraded(source, degradation, config.degraded_share, config.seed)
-    whole = source if isinstance(source, ArraySource) else in_memory(source)
+    if file_source(source) is None and not isinstance(source, ArraySource):
+        source = in_memory(source)
     if config.train_on == "all":
-        return whole
-    told = f"all, where nothing says which images of '{whole.name}' are degraded"
-    require("degraded" in whole.extras, "train_on", config.train_on, told)
-    degraded = whole.extras["degraded"]
+        return source
+    degraded = degraded_flags(source)
+    told = f"all, where nothing says which images of '{source.name}' are degraded"
+    require(degraded is not None, "train_on", config.train_on, told)
+    assert degraded is not None
     if config.train_on == "gated":
-        require(bool(degraded.any()), "train_on", "gated", f"all, where none of the {len(whole)} images is degraded")
-        return whole
-    require(not degraded.all(), "train_on", "clean", f"another, where all of the {len(whole)} images are degraded")
-    return whole.subset(np.flatnonzero(~degraded))
+        require(bool(degraded.any()), "train_on", "gated", f"all, where none of the {len(source)} images is degraded")
+        return source
+    require(not degraded.all(), "train_on", "clean", f"another, where all of the {len(source)} images are degraded")
+    clean = np.flatnonzero(~degraded)
+    return source.subset(clean) if isinstance(source, ArraySource) else Subset(source, clean)
 
 
 def make_tokenizer(config: Config, source: Source, kept: File) -> CaptionTokenizer | None:
@@ -93,7 +97,8 @@ def make_gates(config: Config, source: Source, path: Path, file: File | None = N
     """
     if config.train_on != "gated":
         return None
-    degraded = read_all(source)["degraded"]
+    degraded = degraded_flags(source)
+    assert degraded is not None  # or `training_source` had refused it
     low, high = np.where(degraded, config.sigma_min, 0.0), np.zeros(len(degraded))
     if config.annotations:
         noted = annotations.load(File(config.annotations) if file is None else file)

@@ -6,6 +6,7 @@
 - "shapes": generated coloured shapes with captions, 32 x 32 colour (`imagegen.data.shapes`).
 - the path of an .npz file: a user's images (`theory.data.load_npz`), a fifth of them held out, stratified by class; of
   those that the file's boolean array `degraded` calls of low quality, if it has one, none is held out.
+- the path of a folder: images by class, tar shards, or prepared records (`imagegen.data.directory`).
 
 The splits are the same on every machine and for every seed of a run.
 """
@@ -14,16 +15,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Shaped
 
 from imagegen._names import require_one_of
+from imagegen.data.directory import from_directory
 from imagegen.data.shapes import Shapes
+from imagegen.data.skips import BAD_SHARE
 from imagegen.data.source import ArraySource, Source
+from imagegen.data.splits import SPLITS, held_out
 from theory._checks import require
 from theory.data import DataSet, load_builtin, load_npz, read_arrays
 
-SPLITS = ("train", "test")
-"""What there is of each source; "test" is never trained on."""
 DIGITS_TEST = 500
 """Held-out digits."""
 PATCH, PATCHES = 32, {"train": 4000, "test": 500}
@@ -60,15 +62,29 @@ SOURCES: dict[str, Callable[[str], Source]] = {"digits": digits, "photographs": 
 """The built-in sources by name, as functions of the split."""
 
 
-def make_source(name: str, split: str = "train") -> Source:
-    """The source of this name (one of `SOURCES`, or the path of an .npz file), split "train" or "test".
+def make_source(name: str, split: str = "train", *, resolution: int = 0, bad_share: float = BAD_SHARE) -> Source:
+    """The source of this name (one of `SOURCES`, or the path of an .npz file or a folder), split "train" or "test".
 
-    Raises `ValueError` for another name or split, suggesting the nearest, and for a file that cannot be used.
+    `resolution`: side in pixels of images from a folder, 0 for all others; `bad_share`: what share of those images may
+    be unreadable. Raises `ValueError` for another name or split, suggesting the nearest, for a resolution that is
+    missing or has no effect, and for a file or folder that cannot be used.
     """
-    if name.endswith(".npz"):
-        return from_npz(Path(name), split)
-    require_one_of("source", name, SOURCES, other=", or the path of an .npz file")
-    return SOURCES[name](split)
+    require_source(name)
+    if is_folder(name):
+        return from_directory(Path(name), split, resolution, bad_share)
+    require(resolution == 0, "resolution", resolution, f"0 (left out) for '{name}': only images in folders are scaled")
+    return from_npz(Path(name), split) if name.endswith(".npz") else SOURCES[name](split)
+
+
+def is_folder(name: str) -> bool:
+    """Whether data of this name are a folder of files."""
+    return name not in SOURCES and not name.endswith(".npz") and Path(name).is_dir()
+
+
+def require_source(name: str) -> None:
+    """Raise `InputError` for a name of no source, suggesting the nearest; nothing is read."""
+    if not name.endswith(".npz") and not is_folder(name):
+        require_one_of("data", name, SOURCES, other=", the path of an .npz file, or that of a folder")
 
 
 def from_npz(path: Path, split: str) -> ArraySource:
@@ -116,16 +132,3 @@ def _split(
     test = good[held_out(data.labels[good], n_test)]
     chosen = test if split == "test" else np.setdiff1d(np.arange(data.n), test)
     return whole.subset(chosen)
-
-
-def held_out(labels: Int[np.ndarray, " n"], n_test: int) -> Int[np.ndarray, " n_test"]:
-    """Which `n_test` of n samples to hold out, ascending: of each class the same share up to one sample, at random but
-    always the same. Raises `ValueError` unless 0 <= n_test <= n.
-    """
-    require(0 <= n_test <= labels.size, "n_test", n_test, f"in 0 ... {labels.size}")
-    shuffled = np.random.default_rng(0).permutation(labels.size)
-    place = np.empty(labels.size)
-    for label in np.unique(labels):
-        members = shuffled[labels[shuffled] == label]
-        place[members] = (np.arange(members.size) + 0.5) / members.size
-    return np.sort(np.argsort(place, kind="stable")[:n_test])

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from imagegen.data.source import Record, Source, SourceWrapper
+from imagegen.data.tokens import caption_of
 from theory._checks import require
 from theory.labels import CaptionSwap
 
@@ -30,8 +31,7 @@ class Swapped(SourceWrapper):
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", self.seed, "at least 0")
         swap = CaptionSwap(len(self.source), self.eta)  # checks both
-        captioned = "caption" in self.source[swap.n - 1]
-        require(captioned, "source", f"'{self.source.name}' without captions", "one whose records have a 'caption'")
+        caption_of(self.source, swap.n - 1)
 
     @cached_property
     def permutation(self) -> Int[np.ndarray, " n"]:
@@ -41,4 +41,4 @@ class Swapped(SourceWrapper):
     def __getitem__(self, index: SupportsIndex) -> Record:
         record = self.source[index]
         other = int(self.permutation[record["index"]])
-        return record if other == record["index"] else {**record, "caption": self.source[other]["caption"]}
+        return record if other == record["index"] else {**record, "caption": caption_of(self.source, other)}

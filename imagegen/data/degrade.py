@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from imagegen._names import require_one_of
-from imagegen.data.source import Record, Source, SourceWrapper, read_record
+from imagegen.data.source import ArraySource, Record, Source, SourceWrapper, read_record
 from theory._checks import require, require_between
 
 Image = Float[np.ndarray, "h w c"]
@@ -184,3 +184,13 @@ class Degraded(SourceWrapper):
     def _rng(self, index: int, purpose: int) -> np.random.Generator:
         """`purpose`: 1 to choose, 2 to degrade; 0 is left to generated sources, which may have the same seed."""
         return np.random.default_rng((self.seed, index, purpose))
+
+
+def degraded_flags(source: Source) -> Bool[np.ndarray, " n"] | None:
+    """Which samples are degraded, without reading an image; None where nothing says so."""
+    if isinstance(source, ArraySource):
+        return source.extras.get("degraded")
+    if not isinstance(source, Degraded):
+        return None
+    before = degraded_flags(source.source)
+    return source.degraded if before is None else source.degraded | before

@@ -23,9 +23,12 @@ from jaxtyping import Int
 
 from imagegen.data.source import Batch, BatchSource, Source, read_batch
 from theory._checks import require
+from theory._cores import cores
 
-THREADS = 2
-"""Threads that read ahead, two batches each, from sources that are not in memory."""
+THREADS = 16
+"""Threads at most that read ahead, a batch each and another one ready, from sources that are not in memory; no more
+than there are processors.
+"""
 
 
 def batches(
@@ -51,7 +54,7 @@ def batches(
 def _read(source: Source, steps: "_Steps", first_step: int) -> Generator[Batch, None, None]:
     import grain
 
-    threads = 0 if isinstance(source, BatchSource) else THREADS
+    threads = 0 if isinstance(source, BatchSource) else min(THREADS, cores())
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     iterator = iter(grain.MapDataset.source(steps).map(functools.partial(read_batch, source)).to_iter_dataset(ahead))
     grain.experimental.set_next_index(iterator, first_step)

@@ -12,6 +12,7 @@ and a batch has the same names with one more axis in front. Any class with these
 counts as in memory; `in_memory` makes any source such a one. Wrappers (`SourceWrapper`) change records of another.
 """
 
+import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ Batch = dict[str, Any]
 """Samples by the names of a record, as NumPy arrays with one more axis in front."""
 FIELDS = ("image", "label", "index")
 """What every record has."""
+NUMBERS = 2**26
+"""Numbers in the images that are read where some must do for all, for statistics or as a reference: 256 MiB."""
 SLACK = 1e-6
 """How far a pixel may lie beyond [-1, 1]: rounding of averages in float32."""
 
@@ -71,7 +74,7 @@ class BatchSource(Source, Protocol):
 
 
 class SourceWrapper(ABC):
-    """A source that changes the records of another, `source`, but neither its labels nor its order."""
+    """A source that changes the records of another, `source`, by default neither their labels nor their order."""
 
     source: Source
 
@@ -165,6 +168,39 @@ class ArraySource:
         return ArraySource(self.name, self.images[indices], self.labels[indices], self.class_names, extras)
 
 
+@dataclass(frozen=True, eq=False)
+class Subset(SourceWrapper):
+    """The records `indices` of a source, m >= 1, numbered anew: 0 ... m - 1, read as they are needed.
+
+    Raises `ValueError` for other indices.
+    """
+
+    source: Source
+    indices: Int[np.ndarray, " m"]
+
+    def __post_init__(self) -> None:
+        n, size = len(self.source), self.indices.size
+        inside = size >= 1 and self.indices.min() >= 0 and self.indices.max() < n
+        require(bool(inside), "indices", f"{size} indices", f"at least one, in 0 ... {n - 1}")
+
+    @property
+    def labels(self) -> Int[np.ndarray, " m"]:
+        """The labels of these records."""
+        return self.source.labels[self.indices]
+
+    def __len__(self) -> int:
+        return self.indices.size
+
+    def __getitem__(self, index: SupportsIndex) -> Record:
+        index = position(index, len(self))
+        return {**self.source[int(self.indices[index])], "index": np.int32(index)}
+
+
+def evenly_spaced(n: int, limit: int) -> Int[np.ndarray, " m"]:
+    """At most `limit` >= 1 of the indices 0 ... n - 1, n >= 1, evenly spaced, the first and the last among them."""
+    return np.unique(np.linspace(0, n - 1, min(limit, n)).round().astype(int))
+
+
 def _frozen(array: np.ndarray) -> np.ndarray:
     array.flags.writeable = False
     return array
@@ -178,6 +214,12 @@ def in_memory(source: Source) -> ArraySource:
     batch = read_batch(source, np.arange(len(source)))
     extras = {name: values for name, values in batch.items() if name not in FIELDS}
     return ArraySource(source.name, batch["image"], batch["label"], source.class_names, extras)
+
+
+def few_of(source: Source, limit: int) -> Source:
+    """At most `limit` >= 1 records of a source, evenly spaced, and no more than `NUMBERS` allows of large images."""
+    most = max(1, min(limit, NUMBERS // math.prod(source.shape)))
+    return source if len(source) <= most else Subset(source, evenly_spaced(len(source), most))
 
 
 def read_batch(source: Source, indices: Int[np.ndarray, " b"]) -> Batch:
@@ -214,7 +256,7 @@ def check_source(source: Source, *, limit: int = 512) -> None:
     names = len(source.class_names)
     require(names == source.classes >= 1, "class_names", f"{names} names", f"one for each of {source.classes} classes")
     _check_labels(source.labels, n, source.classes)
-    for index in np.unique(np.linspace(0, n - 1, min(limit, n)).round().astype(int)):
+    for index in evenly_spaced(n, limit):
         read_record(source, index)
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Int
 
+from imagegen.data.files import FileSource
 from imagegen.data.source import Record, Source, SourceWrapper
 from theory._checks import InputError, require
 
@@ -135,8 +136,8 @@ def captions_of(source: Source, limit: int = READ) -> Iterator[str]:
 
 
 def caption_of(source: Source, index: SupportsIndex) -> str:
-    """The caption of one record. Raises `ValueError` where it has none."""
-    return _caption(source, source[index])
+    """The caption of one record; its image is not decoded if it is in a file. Raises `ValueError` where it has none."""
+    return _caption(source, source.fields(index) if isinstance(source, FileSource) else source[index])
 
 
 def _caption(source: Source, record: Record) -> str:

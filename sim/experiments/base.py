@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from theory._checks import InputError, require
+from theory._cores import cores
 from theory._files import write_whole
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None = None) -> None:
         return
     for job in jobs:
         job.file(job.cells()[0]).parent.mkdir(parents=True, exist_ok=True)
-    queues = list(_shares(missing, min(total, workers or _cores())))
+    queues = list(_shares(missing, min(total, workers or cores())))
     spawn, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     pools = [ProcessPoolExecutor(1, spawn, initializer=_begin_worker) for _ in queues]
     try:
@@ -223,12 +224,6 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | None = None) -> None:
     finally:
         for pool in pools:
             pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    """The cores that this process may use, where the system tells; else those of the machine."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _shares(missing: list[list[tuple[Job, Cell]]], count: int) -> Iterator[list[tuple[Job, Cell]]]:

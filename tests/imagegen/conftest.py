@@ -16,6 +16,14 @@ def pytest_addoption(parser):
     group.addoption("--metrics-python", help="a Python that has torch and torch-fidelity, for the metrics' parity test")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory):
+    """A cache of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_network():
     """A network named "small", quick to compile, for tests of what surrounds a network."""

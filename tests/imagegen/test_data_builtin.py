@@ -225,9 +225,9 @@ def test_a_bad_file_is_refused(tmp_path, arrays, message):
     [
         (
             lambda: make_source("digit"),
-            "source must be one of 'digits', .*npz file; got 'digit'; did you mean 'digits'",
+            "data must be one of 'digits', .*npz file, .*; got 'digit'; did you mean 'digits'",
         ),
-        (lambda: make_source("cifar"), "source must be one of .*; got 'cifar'\\.$"),
+        (lambda: make_source("cifar"), "data must be one of .*; got 'cifar'\\.$"),
         (lambda: make_source("nowhere.npz"), "nowhere.npz"),
         *((lambda name=name: make_source(name, "tests"), "split must be .*; did you mean 'test'") for name in SOURCES),
         (lambda: held_out(np.zeros(5, int), 6), "n_test"),

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis.errors import NoSuchExample
 from threadpoolctl import threadpool_limits
 
+from theory._cores import cores
 from theory.claims.claim import Case, Claim, Outcome, VerdictName
 
 WORKER_FLAGS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1 --xla_backend_optimization_level=0"
@@ -209,12 +210,6 @@ class _Queues:
         return found, self.ids[found].pop(0) if found else ""
 
 
-def _cores() -> int:
-    """The cores that this process may use, where the system tells; else those of the machine."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
-
-
 def decide_all(
     claims: Sequence[Claim], *, cases: int | None = None, seed: int = 0, workers: int | None = None
 ) -> Iterator[Decision]:
@@ -222,7 +217,7 @@ def decide_all(
 
     The workers start afresh, so the caller's JAX is left alone. Closing the iterator stops them.
     """
-    workers = min(workers or _cores(), len(claims))
+    workers = min(workers or cores(), len(claims))
     queues, spawn = _Queues(claims), multiprocessing.get_context("spawn")
     pools = [ProcessPoolExecutor(1, mp_context=spawn, initializer=_start_worker) for _ in range(workers)]
     jobs: dict[Future[Decision], tuple[ProcessPoolExecutor, str]] = {}

@@ -1,0 +1,217 @@
+"""`python -m imagegen prepare`: images in files, cropped once and stored in the order of their source.
+
+Shard k of a split holds the samples with the indices k·P, ..., (k + 1)·P - 1 of the source, P = `PER_SHARD`, without
+the unreadable ones. It is written by one thread, apart, and named when it is whole; so an interrupted preparation goes
+on with the shards that are missing, and what comes out in the end does not depend on it, byte for byte.
+
+What is stored of an image is an `Encoder`'s affair: here PNG (`AsPNG`), which loses nothing.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from imagegen.checkpoint import full_disk_explained
+from imagegen.data.decode import encode_png
+from imagegen.data.directory import from_directory
+from imagegen.data.files import FileSource
+from imagegen.data.records import CONTENT, MANIFEST, pack
+from imagegen.data.skips import BAD_SHARE
+from imagegen.data.splits import SPLITS
+from theory._checks import make_folder, require
+from theory._cores import cores
+from theory._files import write_whole
+
+PER_SHARD = 4096
+"""Samples that a shard is made of."""
+BATCH = 64
+"""Images that are encoded at once."""
+PLAN = "plan.json"
+"""What is being prepared, from the first shard on."""
+OPTIONS = "group_size:1,uncompressed"
+"""Of ArrayRecord: every record can be read by itself, and images are compressed already."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What is stored of images. `content` is what the manifest calls it."""
+
+    content: str
+
+    def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> Sequence[bytes]:
+        """The contents of b records, of images in [-1, 1]. It is called by several threads at once."""
+
+
+class AsPNG:
+    """Images as PNG, without loss."""
+
+    content = CONTENT
+
+    def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> Sequence[bytes]:
+        """One PNG each."""
+        return [encode_png(image) for image in images]
+
+
+def prepare(
+    data: Path,
+    out: Path,
+    *,
+    resolution: int,
+    bad_share: float = BAD_SHARE,
+    encoder: Encoder | None = None,
+    per_shard: int = PER_SHARD,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Prepare both splits of a folder of images or tar shards in `out`; return the manifest, which is written last.
+
+    `encoder`: by default PNG; `threads`: by default one per core. Raises `InputError` as `from_directory` does, for
+    sizes below 1, for more than `bad_share` of unreadable images, and for an `out` that holds something else.
+    """
+    require(not (data / MANIFEST).exists(), "data", f"'{data}', which is prepared already", "the images as they came")
+    require(per_shard >= 1, "per_shard", per_shard, "at least 1")
+    workers = cores() if threads is None else threads
+    require(workers >= 1, "threads", workers, "at least 1")
+    sources = {split: from_directory(data, split, resolution, bad_share) for split in SPLITS}
+    encode = AsPNG() if encoder is None else encoder
+    plan = {
+        "data": str(data.resolve()), "resolution": resolution, "content": encode.content, "per_shard": per_shard,
+        "listing": {split: _listing(source) for split, source in sources.items()},
+    }  # fmt: skip
+    make_folder("out", out)
+    _require_same(out, plan)
+    shards = [
+        _Shard(split, out / f"{split}-{k:05d}.arrayrecord", source, range(len(source))[k * per_shard :][:per_shard])
+        for split, source in sources.items()
+        for k in range(-(-len(source) // per_shard))
+    ]
+    with full_disk_explained(out):
+        _write_all(shards, encode, workers)
+        manifest = _manifest(plan, sources, shards)
+        write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """The samples `indices` of a split, to be stored in `file`."""
+
+    split: str
+    file: Path
+    source: FileSource
+    indices: range
+
+    @property
+    def listing(self) -> Path:
+        """Written when the shard is whole."""
+        return self.file.with_suffix(".json")
+
+
+def _listing(source: FileSource) -> str:
+    """SHA-256 of the keys and labels in their order."""
+    total = hashlib.sha256(json.dumps(source.class_names).encode())
+    for index, label in enumerate(source.labels.tolist()):
+        total.update(f"{source.key(index)}\0{label}\n".encode(errors="surrogateescape"))
+    return total.hexdigest()
+
+
+def _require_same(out: Path, plan: Mapping[str, Any]) -> None:
+    """Refuse a folder in which something else was begun, or other files are; note what is begun now."""
+    file = out / PLAN
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        other = [f"{name} {plan[name]} (there {before.get(name)})" for name in plan if plan[name] != before.get(name)]
+        require(not other, f"what is prepared in '{out}'", ", ".join(other), "the same; choose another --out")
+        return
+    require(not any(out.iterdir()), "out", f"'{out}', which holds other files", "an empty or a new folder")
+    write_whole(file, json.dumps(plan, indent=1) + "\n")
+
+
+def _write_all(shards: Sequence[_Shard], encode: Encoder, workers: int) -> None:
+    """Write the shards that are missing; what ends one of the threads ends all."""
+    missing = [shard for shard in shards if not shard.listing.exists()]
+    total, left = (sum(len(shard.indices) for shard in some) for some in (shards, missing))
+    stop = threading.Event()
+    with (
+        tqdm(total=total, initial=total - left, desc="preparing", unit="image", disable=None) as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        futures = [pool.submit(_write, shard, encode, bar, stop) for shard in missing]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _write(shard: _Shard, encode: Encoder, bar: "tqdm[Any]", stop: threading.Event) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    partial = shard.file.with_suffix(".partial")
+    headers = []
+    writer = ArrayRecordWriter(str(partial), OPTIONS)
+    try:
+        for indices in _batches(shard.indices):
+            if stop.is_set():
+                return
+            samples = list(_samples(shard.source, indices))
+            contents = encode(np.stack([image for _, image in samples])) if samples else []
+            for (header, _), content in zip(samples, contents, strict=True):
+                writer.write(pack(header, content))
+                headers.append(header)
+            bar.update(len(indices))
+    finally:
+        writer.close()
+    _finish(shard, partial, headers)
+
+
+def _batches(indices: range) -> Iterator[range]:
+    for start in range(0, len(indices), BATCH):
+        yield indices[start : start + BATCH]
+
+
+def _samples(source: FileSource, indices: range) -> Iterator[tuple[dict[str, Any], Float[np.ndarray, "h w 3"]]]:
+    """Header and image of those samples that can be read."""
+    for index in indices:
+        found = source.sample(index)
+        if found is not None:
+            image, fields = found
+            yield {"key": source.key(index), "label": int(source.labels[index]), **fields}, image
+
+
+def _finish(shard: _Shard, partial: Path, headers: Sequence[Mapping[str, Any]]) -> None:
+    with partial.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size = file.tell()
+    partial.replace(shard.file)
+    bad = shard.source.skips.bad
+    listing = {
+        "keys": [header["key"] for header in headers], "labels": [header["label"] for header in headers],
+        "skipped": [list(bad[index]) for index in shard.indices if index in bad], "bytes": size, "sha256": sha256,
+    }  # fmt: skip
+    write_whole(shard.listing, json.dumps(listing) + "\n")
+
+
+def _manifest(plan: Mapping[str, Any], sources: Mapping[str, FileSource], shards: Sequence[_Shard]) -> dict[str, Any]:
+    splits: dict[str, Any] = {
+        split: {"count": 0, "shards": [], "skipped": [], "left_out": [astuple(part) for part in source.files.left_out]}
+        for split, source in sources.items()
+    }
+    for shard in shards:
+        listing = json.loads(shard.listing.read_text(encoding="utf-8"))
+        split, count = splits[shard.split], len(listing["keys"])
+        split["count"] += count
+        stored = {name: listing[name] for name in ("bytes", "sha256")}
+        split["shards"].append({"file": shard.file.name, "count": count, **stored})
+        split["skipped"] += listing["skipped"]
+    return {**plan, "class_names": list(sources[SPLITS[0]].class_names), "splits": splits}
