@@ -219,23 +219,58 @@ def sweep(
     out: Path | None = None,
     seeds: int = 5,
     share: tuple[int, int] = (0, 1),
+    dry_run: bool = False,
+    rehearse: bool = False,
+    weights: Path | None = None,
+    reference: Path | None = None,
 ) -> int:
     """Run what is missing of a sweep (`imagegen.sweeps.SWEEPS`), a result file per run; print and draw what it found.
 
+    Or the papers' runs at full size (`imagegen.papers.PAPERS`): papers/slight-corruption, papers/shortest-path,
+    papers/ambient-omni, or one of their tables.
+
     Args:
-        name: digits-conditions, digits-paths or digits-ambient.
+        name: digits-conditions, digits-paths, digits-ambient, or papers/...
         out: Folder of the results; by default results/NAME.
-        seeds: Repeats.
-        share: K N: every N-th of the runs from number K on, for N processes at once.
+        seeds: Repeats (not of the papers' runs).
+        share: K N: every N-th of the runs from number K on, for N processes at once (not of the papers' runs).
+        dry_run: Print what would run and start nothing; of papers' runs hours, disk and missing data too.
+        rehearse: Papers' runs at a thousandth of the steps, small networks, generated shapes.
+        weights: Papers' runs: Inception's, to score them by FID.
+        reference: Papers' runs: the .npz file of `reference`, or ADM's.
     """
+    folder = out if out is not None else Path("results") / name
+    if name.split("/")[0] == "papers":
+        return _papers(name, folder, dry_run, rehearse, weights, reference)
+    only = (rehearse, weights, reference)
+    require(only == (False, None, None), "rehearse, weights, reference", only, "left out but for papers/...")
     from imagegen.sweep import missing, results, run_sweep
     from imagegen.sweep_answer import write_answer
 
-    folder = out if out is not None else Path("results") / name
-    run_sweep(name, folder, seeds=seeds, share=share)
-    print(write_answer(name, list(results(name, folder, seeds=seeds)), folder))
+    if not dry_run:
+        run_sweep(name, folder, seeds=seeds, share=share)
+        print(write_answer(name, list(results(name, folder, seeds=seeds)), folder))
     left = missing(name, folder, seeds=seeds)
-    print(f"wrote {folder}" + (f"; {len(left)} runs are missing, such as {left[0]}" if left else ""))
+    said = f"{folder}: {len(left)} runs are missing, such as {left[0]}" if left else f"{folder}: complete"
+    print(said)
+    return 0
+
+
+def _papers(
+    name: str, folder: Path, dry_run: bool, rehearse: bool, weights: Path | None, reference: Path | None
+) -> int:
+    from imagegen.paper_runs import REHEARSED, answer, plan, run_papers, tables_of
+    from imagegen.papers import SAMPLES, rehearsal
+
+    tables = tables_of(name)
+    if not rehearse:
+        print(plan(tables))
+    if dry_run:
+        return 0
+    if rehearse:
+        tables = {table: [rehearsal(run) for run in runs] for table, runs in tables.items()}
+    number = REHEARSED if rehearse else SAMPLES
+    print(answer(run_papers(tables, folder, samples=number, weights=weights, reference=reference)))
     return 0
 
 

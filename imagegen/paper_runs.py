@@ -1,0 +1,171 @@
+"""Running the papers' tables (`imagegen.papers`): what it will cost; each run trained, sampled and scored in turn.
+
+    FOLDER/TABLE/RUN/             the run, as `imagegen.training` keeps it, with its samples
+    FOLDER/TABLE/RUN.json         config, figures, protocol, what the paper reports
+
+A run that has its file is left alone; one that was interrupted goes on.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from imagegen import config as configs
+from imagegen._names import require_one_of
+from imagegen.config import Config
+from imagegen.data.tokens import LENGTH, VOCABULARY, Vocabulary
+from imagegen.evaluate import evaluate_run
+from imagegen.model import make_model, model_flops
+from imagegen.networks.registry import parameter_count
+from imagegen.papers import DATA, PAPERS, SAMPLES, Data, PaperRun, named
+from imagegen.samples import make_samples
+from imagegen.standard import evaluate_standard
+from imagegen.statistics import Statistics
+from imagegen.training import train
+from theory._checks import make_folder, require
+from theory._files import write_whole
+
+RATES = {"bfloat16": 395e12, "float32": 247e12}
+"""Operations a second that hours are reckoned with: half of an H200's, of bfloat16 (790 TFLOP/s, measured) and of
+float32 by its TensorFloat products (494 TFLOP/s, the data sheet)."""
+REHEARSED = 160
+"""Samples of a rehearsal: ten of each class of shapes."""
+Tables = Mapping[str, Sequence[PaperRun]]
+
+
+def tables_of(name: str) -> dict[str, list[PaperRun]]:
+    """The tables of that name, or that begin with it. Raises `InputError` for another name, suggesting the nearest."""
+    found = named(name)
+    prefixes = {table.rsplit("/", 1)[0] for table in PAPERS}
+    if not found:
+        require_one_of("sweep", name, sorted([*PAPERS, *prefixes]))
+    return found
+
+
+@functools.cache
+def _cost(network: str, text_encoder: str, data: Data) -> tuple[float, int]:
+    """Operations of one pass over one image, and parameters; text_encoder is empty for classes."""
+    config = Config(network=network)
+    if text_encoder:
+        config = dataclasses.replace(config, text="train", text_encoder=text_encoder)
+    known = Statistics(data.shape, ("",) * data.classes, np.ones(1), np.ones(data.shape[:2]), 1.0)
+    vocabulary = Vocabulary(VOCABULARY, np.zeros(LENGTH, np.int32)) if text_encoder else None
+    model = eqx.filter_eval_shape(make_model, config, known, jax.random.key(0), vocabulary)
+    return model_flops(model, data.shape), parameter_count(model)
+
+
+def cost(run: PaperRun) -> dict[str, float]:
+    """Of one run: `images`, `hours` on one H200 at `RATES`, `checkpoints` and `samples` in bytes.
+
+    Training counts three passes for each image; sampling one for each step, two with guidance.
+    """
+    config, data = run.config, DATA[run.config.data]
+    flops, parameters = _cost(config.network, config.text_encoder if config.text else "", data)
+    images = config.batch * config.steps
+    passes = 3 * images + SAMPLES * run.how.steps * (2 if run.how.guidance else 1)
+    return {
+        "images": images,
+        "hours": passes * flops / RATES[config.compute] / 3600,
+        "checkpoints": 4 * parameters * (3 + len(config.ema)) * config.keep,
+        "samples": SAMPLES * data.side**2 * 3,
+    }
+
+
+def plan(tables: Tables) -> str:
+    """What the tables will train and what that takes, and what data are missing."""
+    lines, sums = [], dict.fromkeys(("hours", "checkpoints", "samples"), 0.0)
+    for table, runs in tables.items():
+        lines += [f"{table}: {len(runs)} runs", f"  {'run':22} {'images':>8} {'hours':>7} {'GB':>6}  reported"]
+        for run in runs:
+            own = cost(run)
+            sums = {name: total + own[name] for name, total in sums.items()}
+            size = (own["checkpoints"] + own["samples"]) / 1e9
+            lines.append(
+                f"  {run.name:22} {own['images'] / 1e6:6.0f} M {own['hours']:7.0f} {size:6.1f}  {run.reported}".rstrip()
+            )
+    count, disk = sum(len(runs) for runs in tables.values()), (sums["checkpoints"] + sums["samples"]) / 1e12
+    lines.append(
+        f"In all {count} runs, {sums['hours']:,.0f} hours of one H200 at half of its matrix rate, {disk:.2f} TB for "
+        f"checkpoints and {SAMPLES:,} samples a run. Nothing was measured."
+    )
+    return "\n".join([*lines, *_missing(tables)])
+
+
+def _needed(tables: Tables) -> dict[str, str]:
+    """Files and folders by name, and the commands that make them."""
+    configured = [run.config for runs in tables.values() for run in runs]
+    needed = {config.data: DATA[config.data].made for config in configured if config.data in DATA}
+    for config in configured:
+        if config.annotations and config.degradation != "none":
+            needed[config.annotations] = (
+                f"python -m imagegen annotate --data {config.data} --degradation {config.degradation} --degraded-share "
+                f"{config.degraded_share:g} --degradation-strength {config.degradation_strength:g} --out "
+                f"{config.annotations}"
+            )
+        elif config.annotations:
+            needed[config.annotations] = "imagegen.annotations.save, sigma_min by a score of your own"
+    return needed
+
+
+def _missing(tables: Tables) -> list[str]:
+    return [f"missing: {name}; made by {made}" for name, made in _needed(tables).items() if not Path(name).exists()]
+
+
+def run_papers(
+    tables: Tables, folder: Path, *, samples: int = SAMPLES, weights: Path | None = None, reference: Path | None = None
+) -> list[Path]:
+    """Train, sample (`samples` images) and score every run that has no result yet; return the results' files.
+
+    Scores are Inception's where `weights` and `reference` are given (`imagegen.standard`), else those of the classifier
+    (`imagegen.evaluate`). Raises `InputError` before anything starts where a config is refused or data are missing, and
+    for one of the two files without the other.
+    """
+    require((weights is None) == (reference is None), "weights, reference", (weights, reference), "given together")
+    missing = _missing(tables)
+    require(not missing, "data", "; ".join(missing), "all there before a table of runs starts")
+    for runs in tables.values():
+        for run in runs:
+            configs.check(run.config)
+    files = []
+    for table, runs in tables.items():
+        make_folder("out", folder / table)
+        for run in tqdm(runs, desc=table, unit="run", disable=None):
+            file = folder / table / f"{run.name}.json"
+            if not file.exists():
+                page = _scored(run, folder / table / run.name, samples, weights, reference)
+                write_whole(file, json.dumps(page, indent=1) + "\n")
+            files.append(file)
+    return files
+
+
+def _scored(run: PaperRun, folder: Path, samples: int, weights: Path | None, reference: Path | None) -> dict[str, Any]:
+    train(run.config, folder)
+    made = make_samples(folder, number=samples, how=run.how, ema=None, step=None, seed=0, out=None)
+    if weights is None or reference is None:
+        file = evaluate_run(folder, made)
+    else:
+        file = evaluate_standard(folder, made, weights, reference)
+    page = json.loads(file.read_text(encoding="utf-8"))
+    return {"name": run.name, "reported": run.reported, "config": dataclasses.asdict(run.config), "scores": page}
+
+
+def answer(files: Sequence[Path]) -> str:
+    """A line for each run: what was found beside what the paper reports."""
+    lines = []
+    for file in files:
+        page = json.loads(file.read_text(encoding="utf-8"))
+        figures = page["scores"]["figures"]
+        if "fid" in figures:
+            found = ", ".join(f"{name} {figures[name]:.4g}" for name in ("fid", "inception_score") if name in figures)
+        else:
+            found = f"debiased W2² per class {figures['w2_squared_per_class']['debiased']:.3g}"
+        lines.append(f"{file.parent.name} {page['name']:22} {found}; reported: {page['reported'] or 'nothing'}")
+    return "\n".join(lines)
