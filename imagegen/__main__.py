@@ -301,6 +301,7 @@ def prepare(
     resolution: int,
     out: Path,
     bad_share: float = BAD_SHARE,
+    latents: Path | None = None,
 ) -> int:
     """Crop a folder of images (ImageNet) or tar shards (CC3M) once, and store them for `train --data OUT`.
 
@@ -309,10 +310,13 @@ def prepare(
         resolution: Side of the images in pixels.
         out: Folder to store them in, as PNG, with a manifest.json.
         bad_share: Stop where more than this share of the images turns out to be unreadable.
+        latents: Store latents instead, of the autoencoder in this folder (diffusers' AutoencoderKL or VQModel).
     """
     from imagegen.prepare import prepare
+    from imagegen.pretrained import Autoencoder
 
-    splits = prepare(data, out, resolution=resolution, bad_share=bad_share)["splits"]
+    encoder = None if latents is None else Autoencoder(latents)
+    splits = prepare(data, out, resolution=resolution, bad_share=bad_share, encoder=encoder)["splits"]
     for name, split in splits.items():
         reasons = [f"{count} x {why}" for why, count, _ in split["left_out"]]
         reasons += [f"{len(split['skipped'])} unreadable"] * bool(split["skipped"])

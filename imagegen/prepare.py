@@ -4,7 +4,8 @@ Shard k of a split holds the samples with the indices k·P, ..., (k + 1)·P - 1 
 the unreadable ones. It is written by one thread, apart, and named when it is whole; so an interrupted preparation goes
 on with the shards that are missing, and what comes out in the end does not depend on it, byte for byte.
 
-What is stored of an image is an `Encoder`'s affair: here PNG (`AsPNG`), which loses nothing.
+What is stored of an image is an `Encoder`'s affair: PNG (`AsPNG`), which loses nothing, or the law of its latent
+(`imagegen.pretrained`).
 """
 
 import hashlib
@@ -47,6 +48,9 @@ class Encoder(Protocol):
 
     content: str
 
+    def about(self, side: int) -> dict[str, Any]:
+        """What else the manifest says of it, for images of this side."""
+
     def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> Sequence[bytes]:
         """The contents of b records, of images in [-1, 1]. It is called by several threads at once."""
 
@@ -55,6 +59,10 @@ class AsPNG:
     """Images as PNG, without loss."""
 
     content = CONTENT
+
+    def about(self, side: int) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
     def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> Sequence[bytes]:
         """One PNG each."""
@@ -84,6 +92,7 @@ def prepare(
     encode = AsPNG() if encoder is None else encoder
     plan = {
         "data": str(data.resolve()), "resolution": resolution, "content": encode.content, "per_shard": per_shard,
+        "about": encode.about(resolution),
         "listing": {split: _listing(source) for split, source in sources.items()},
     }  # fmt: skip
     make_folder("out", out)

@@ -14,15 +14,17 @@ from imagegen.data.builtin import make_source
 from imagegen.data.captions import Swapped
 from imagegen.data.degrade import Degraded, degraded_flags, make_degradation
 from imagegen.data.files import file_source
+from imagegen.data.latents import LatentSource
 from imagegen.data.rewriting import Rewritten
 from imagegen.data.source import ArraySource, Source, Subset, in_memory
 from imagegen.data.tokens import CaptionTokenizer, Tokenised, captions_of, load_tokenizer, train_tokenizer
 from imagegen.step import GATE
+from imagegen.uses import LATENT
 from theory._checks import require
 from theory.gates import gate_times
 from theory.path_base import Path
 
-STEPPED = ("image", "label", "index", "tokens")
+STEPPED = ("label", "index", "tokens")
 """What the step reads of a record, where it is there."""
 Gates = Mapping[str, Float[np.ndarray, " n"]]
 """`t_max`, `t_n` and `t_open` of every training image."""
@@ -40,6 +42,8 @@ def training_source(config: Config) -> Source:
         source = Swapped(source, config.caption_share, config.seed)
     if config.captions == "rewrite":
         source = Rewritten(source, config.caption_share, config.caption_level, config.seed)
+    latent = isinstance(file_source(source), LatentSource)
+    require(not latent or config.degradation == "none", "degradation", config.degradation, "none for latents")
     if config.degradation != "none":
         degradation = make_degradation(config.degradation, config.degradation_strength)
         source = Degraded(source, degradation, config.degraded_share, config.seed)
@@ -113,5 +117,6 @@ def make_gates(config: Config, source: Source, path: Path, file: File | None = N
 
 def gated(batch: dict[str, Any], gates: Gates | None) -> dict[str, Any]:
     """What the step takes of a batch: images, labels, indices, tokens if any, and the gates of these images."""
-    taken: dict[str, Any] = {name: batch[name] for name in STEPPED if name in batch}
+    seen = LATENT if "mean" in batch else ("image",)
+    taken: dict[str, Any] = {name: batch[name] for name in (*seen, *STEPPED) if name in batch}
     return taken if gates is None else {**taken, **{name: values[batch["index"]] for name, values in gates.items()}}

@@ -17,6 +17,8 @@ import numpy as np
 from imagegen._names import require_one_of
 from imagegen.data.files import Files, FileSource
 from imagegen.data.folder import ImageFolder, class_folders, is_image
+from imagegen.data.latents import CONTENT as LATENTS
+from imagegen.data.latents import LatentSource
 from imagegen.data.records import MANIFEST, Prepared, read_manifest
 from imagegen.data.skips import BAD_SHARE
 from imagegen.data.splits import SPLITS, held_out
@@ -56,10 +58,11 @@ def from_directory(root: Path, split: str, resolution: int = 0, bad_share: float
 
 
 def _prepared(root: Path, split: str, resolution: int, bad_share: float) -> FileSource:
-    side = read_manifest(root)["resolution"]
+    manifest = read_manifest(root)
+    side, kind = manifest["resolution"], LatentSource if manifest["content"] == LATENTS else FileSource
     require(resolution in (0, side), "resolution", resolution, f"{side}, as '{root}' was prepared, or left out")
     files = Prepared(root, split)
-    return FileSource(root.name, files, np.arange(files.labels.size), side, bad_share)
+    return kind(root.name, files, np.arange(files.labels.size), side, bad_share)
 
 
 def _held_out(name: str, files: Files, split: str, resolution: int, bad_share: float) -> FileSource:

@@ -111,7 +111,7 @@ class FileSource:
         except (OSError, Unreadable):
             return self[index]
 
-    def sample(self, index: int) -> tuple[Float[np.ndarray, "side side 3"], dict[str, Any]] | None:
+    def sample(self, index: int) -> tuple[Float[np.ndarray, "h w c"], dict[str, Any]] | None:
         """Image and further fields of this very sample, or None if it is unreadable, which is noted.
 
         Raises `ValueError` where too many are (`Skips`).
@@ -120,12 +120,16 @@ class FileSource:
             return None
         try:
             content, fields = self.files.read(int(self.rows[index]))
-            image = decode_image(content, self.side)
+            image, more = self.decoded(content)
         except (OSError, Unreadable) as error:
             self.skips.note(index, self.key(index), str(error))
             return None
         self.skips.good(index)
-        return image, fields
+        return image, {**fields, **more}
+
+    def decoded(self, content: bytes) -> tuple[Float[np.ndarray, "h w c"], dict[str, Any]]:
+        """The image of a file's content, and further fields of the record. Raises `Unreadable` for bad content."""
+        return decode_image(content, self.side), {}
 
     @cached_property
     def _next(self) -> Int[np.ndarray, " m"]:

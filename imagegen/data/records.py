@@ -5,7 +5,8 @@
     DIR/train-00000.json            its keys and labels, and what was skipped
 
 A record is the length of a header (4 bytes, little-endian), the header, JSON with `key`, `label` and, where there is
-one, `caption`, and the content: an image as PNG, already cropped.
+one, `caption`, and the content: an image as PNG, already cropped, or the law of its latent (`imagegen.data.latents`),
+whose shape, scale and autoencoder the manifest has under `about`.
 """
 
 import json
@@ -25,6 +26,7 @@ MANIFEST = "manifest.json"
 """What a folder of prepared samples is known by."""
 CONTENT = "png"
 """What the manifest calls images as PNG."""
+CONTENTS = (CONTENT, "latents")
 LENGTH = 4
 """Bytes of the header's length."""
 FIELDS = ("content", "resolution", "class_names", "splits")
@@ -70,7 +72,9 @@ class Prepared(Files):
     def __init__(self, root: Path, split: str) -> None:
         manifest = read_manifest(root)
         require_one_of("split", split, manifest["splits"])
-        require(manifest["content"] == CONTENT, f"content of '{root}'", manifest["content"], f"'{CONTENT}'")
+        require_one_of(f"content of '{root}'", manifest["content"], CONTENTS)
+        about = manifest.get("about", {})
+        self.latent_shape: tuple[int, int, int] = tuple(about.get("shape", (0, 0, 0)))
         known = manifest["splits"][split]
         self._shards = [root / shard["file"] for shard in known["shards"]]
         for file, shard in zip(self._shards, known["shards"], strict=True):

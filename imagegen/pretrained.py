@@ -1,0 +1,113 @@
+"""Pretrained autoencoders of images, by PyTorch: to encode images once, and to decode samples (extra `pretrained`).
+
+    AutoencoderKL   x -> N(m, s²), the latents of Stable Diffusion and DiT (kl-f8)
+    VQModel         x -> m, s = 0, before it is quantised, as LDM-4 is trained (vq-f4); decoding quantises
+
+Both in the diffusers library's layout, from a folder on disk; nothing is downloaded. Latents are scaled so that they
+are of about unit variance: by `scaling_factor` in the autoencoder's config.json for AutoencoderKL, by 1 for VQModel.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from imagegen._names import require_one_of
+from imagegen.data.latents import CONTENT, pack_law
+from theory._checks import InputError, require
+
+KINDS = ("AutoencoderKL", "VQModel")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+AT_ONCE = 16
+"""Images decoded at once."""
+
+
+class Autoencoder:
+    """The autoencoder in a `folder` with config.json and diffusion_pytorch_model.safetensors; on a GPU if PyTorch has
+    one. It encodes for `imagegen.prepare`.
+
+    Raises `InputError` for a folder without these, of another kind, and where diffusers or torch is not installed.
+    """
+
+    content = CONTENT
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("config.json", WEIGHTS):
+            require((folder / name).is_file(), f"'{folder}'", f"no {name}", "a folder with an autoencoder of diffusers")
+        config = _config(folder / "config.json")
+        kind = config.get("_class_name", "none")
+        require_one_of(f"_class_name in '{folder}/config.json'", kind, KINDS)
+        for library in ("torch", "diffusers"):
+            there = importlib.util.find_spec(library) is not None
+            require(there, library, "not installed", "installed, to run autoencoders: pip install torch diffusers")
+        import torch
+
+        self._torch, self._variational = torch, kind == "AutoencoderKL"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        make: Any = getattr(importlib.import_module("diffusers"), kind)
+        self._model = make.from_pretrained(str(folder), local_files_only=True).to(device).eval()
+        self._device = device
+        self.scale = float(config["scaling_factor"]) if self._variational else 1.0
+        self._sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+
+    def about(self, side: int) -> dict[str, Any]:
+        """What a manifest says of latents of images of this side: `shape` (h, w, c), `scale`, `autoencoder`.
+
+        Raises `InputError` for a side that it cannot encode.
+        """
+        try:
+            mean, _ = self.encode(np.zeros((1, side, side, 3), np.float32))
+        except RuntimeError as error:
+            raise InputError(f"resolution must be one that the autoencoder divides; got {side} ({error}).") from error
+        return {"shape": list(mean.shape[1:]), "scale": self.scale, "autoencoder": self._sha256}
+
+    def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> Sequence[bytes]:
+        """The laws of both orientations of b images in [-1, 1], as `imagegen.data.latents` stores them."""
+        laws = [self.encode(side) for side in (images, images[:, :, ::-1])]
+        (mean, std), (mirrored, mirrored_std) = laws
+        return [
+            pack_law(np.stack([mean[i], mirrored[i]]), np.stack([std[i], mirrored_std[i]])) for i in range(len(images))
+        ]
+
+    def encode(
+        self, images: Float[np.ndarray, "b h w 3"]
+    ) -> tuple[Float[np.ndarray, "b h2 w2 c"], Float[np.ndarray, "b h2 w2 c"]]:
+        """Mean and standard deviation of the latents of images in [-1, 1], scaled."""
+        x = self._torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, 3, 1), np.float32)).to(self._device)
+        with self._torch.inference_mode():
+            if self._variational:
+                law = self._model.encode(x).latent_dist
+                mean, std = law.mean, law.std
+            else:
+                mean = self._model.encode(x).latents
+                std = self._torch.zeros_like(mean)
+        return self._numpy(mean) * np.float32(self.scale), self._numpy(std) * np.float32(self.scale)
+
+    def decode(self, latents: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h2 w2 3"]:
+        """Images, about [-1, 1] and not clipped, of scaled latents."""
+        parts = []
+        for start in range(0, len(latents), AT_ONCE):
+            part = np.moveaxis(latents[start : start + AT_ONCE], 3, 1) / np.float32(self.scale)
+            z = self._torch.from_numpy(np.ascontiguousarray(part, np.float32)).to(self._device)
+            with self._torch.inference_mode():
+                parts.append(self._numpy(self._model.decode(z).sample))
+        return np.concatenate(parts)
+
+    def _numpy(self, tensor: Any) -> Float[np.ndarray, "n h w c"]:
+        return np.moveaxis(tensor.float().cpu().numpy(), 1, 3)
+
+
+def _config(file: Path) -> dict[str, Any]:
+    try:
+        values: Any = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} is not JSON: {error}") from error
+    require(isinstance(values, dict), str(file), f"JSON of a {type(values).__name__}", "a JSON object")
+    found: dict[str, Any] = values
+    return found
