@@ -100,6 +100,7 @@ def require_same_training(folder, other, rtol=1e-4):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_of_four_devices_train_as_one_of_eight(pair, alone):
     folder, ((told, _), (silent, _)) = pair
     require_same_training(folder, alone)

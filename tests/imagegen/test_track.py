@@ -42,6 +42,7 @@ def test_tensorboard_shows_what_metrics_and_speed_hold(tmp_path, small_network):
         assert value == pytest.approx(told[key], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_and_biases_gets_one_run_by_folder_though_it_was_interrupted(tmp_path, small_network, monkeypatch):
     begun, logged, finished = [], [], []
     run = types.SimpleNamespace(
