@@ -98,6 +98,7 @@ def sample(
     step: int | None = None,
     seed: int = 0,
     walk: bool = False,
+    decoder: Path | None = None,
     out: Path | None = None,
 ) -> int:
     """Make images from a run: a PNG grid and an .npz as ADM's (`arr_0` bytes, `arr_1` labels).
@@ -116,6 +117,7 @@ def sample(
         step: Checkpoint; by default the newest.
         seed: Seed of the noise.
         walk: Instead, images of the first class or caption along a circle of starting noise.
+        decoder: Of a run on latents, the folder of their autoencoder.
         out: Folder; by default RUN/samples-STEP.
     """
     from imagegen.samples import make_samples, make_walk
@@ -124,7 +126,8 @@ def sample(
     require(number >= 1, "number", number, "at least 1")
     how = SamplerConfig(sampler, grid, steps, guidance, interval)
     make = make_walk if walk else make_samples
-    file = make(run, number=number, classes=classes, captions=captions, how=how, ema=ema, step=step, seed=seed, out=out)
+    file = make(run, number=number, classes=classes, captions=captions, how=how, ema=ema, step=step, seed=seed, out=out,
+                decoder=decoder)  # fmt: skip
     print(f"wrote {file}")
     return 0
 

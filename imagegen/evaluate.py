@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
 from imagegen import config as configs
+from imagegen import statistics
 from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.files import file_source
@@ -242,6 +243,8 @@ def evaluate_run(folder: Path, samples: Path | None = None, *, features: Feature
     `read_samples` and `evaluate_samples` do.
     """
     config = configs.load(folder / "config.json")
+    latent = statistics.load(folder / "statistics.json").latent
+    require(not latent, "features", "classifier", "inception for a run on latents, whose data are no images")
     file = newest_samples(folder) if samples is None else samples
     images, labels = read_samples(file)
     train, test = reference_images(config)

@@ -15,6 +15,8 @@ from jaxtyping import Int
 
 from imagegen.config import Config
 from imagegen.data.builtin import make_source
+from imagegen.data.files import file_source
+from imagegen.data.latents import LatentSource
 from imagegen.data.source import ArraySource, Source, read_batch
 from imagegen.evaluate import PER_CLASS, SMALLEST, evaluate_samples
 from imagegen.features import Features, train_features
@@ -44,6 +46,8 @@ def prepare(config: Config) -> InLoop:
     Raises `ValueError` where there are too few held-out images: fewer than 40 in all of classes with 4 or more.
     """
     train, test = (make_source(config.data, split, resolution=config.resolution) for split in ("train", "test"))
+    latent = isinstance(file_source(train), LatentSource)
+    require(not latent, "evaluate_every", config.evaluate_every, "0 for latents, which are no images")
     counts = np.minimum(*(np.bincount(source.labels, minlength=source.classes) for source in (train, test)))
     enough = np.flatnonzero(counts >= PER_CLASS)
     classes = enough[np.unique(np.linspace(0, len(enough) - 1, min(CLASSES, len(enough))).astype(int))]

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from imagegen.config import Config
@@ -31,6 +31,7 @@ from theory._files import write_whole
 
 SHOWN = 100
 """Images in the grid at most."""
+Images = Float[np.ndarray, "n h w c"]
 
 
 class _Asked(NamedTuple):
@@ -91,18 +92,20 @@ def make_samples(
     step: int | None,
     seed: int,
     out: Path | None,
+    decoder: Path | None = None,
 ) -> Path:
     """Make `number` >= 1 images of the `classes` in turn, all if none is named, or of the `captions`, those of the
     held-out data if none is given; return the .npz written.
 
     It holds `arr_0`, bytes (n, h, w, c), and `arr_1`, the labels (none of captions that were given), as ADM's evaluator
     reads; beside it stand `samples.json`, how they were made, a grid of the first ones, and in `captions.txt` a line
-    for each. Finished parts are kept, and the same call goes on from them. Raises `InputError` for classes that the run
+    for each. A run on latents needs the `decoder`, the folder of its autoencoder (`imagegen.pretrained`). Finished
+    parts are kept, and the same call goes on from them. Raises `InputError` for classes that the run
     has not got, captions for a run that reads classes and the other way round, an `out` with other samples, and as
     `load_run`.
     """
     run, target = _opened(folder, how, ema, step, out)
-    asked = _asked(run, number, classes, captions)
+    asked, decode = _asked(run, number, classes, captions), _decoder(run, decoder)
     make_folder("out", target / "parts")
     _require_same(target / "samples.json", _made(run, how, ema, number, seed, asked))
     parts = []
@@ -110,7 +113,7 @@ def make_samples(
         file = target / "parts" / f"{low:08d}.npy"
         if not file.exists():
             key = jax.random.fold_in(sampling_key(seed), low)
-            images = generate(run.denoiser, run.statistics.shape, asked.conds[low : low + BATCH], key, how)
+            images = decode(generate(run.denoiser, run.statistics.shape, asked.conds[low : low + BATCH], key, how))
             with file.with_suffix(".partial").open("wb") as stream:
                 np.save(stream, images)
             file.with_suffix(".partial").replace(file)
@@ -122,6 +125,18 @@ def make_samples(
         write_whole(target / "captions.txt", "".join(f"{caption}\n" for caption in asked.captions))
     save_grid(images[:SHOWN], target / "samples.png", columns=asked.columns)
     return target / "samples.npz"
+
+
+def _decoder(run: Run, folder: Path | None) -> Callable[[Images], Images]:
+    """From what the network makes to images."""
+    given = "none" if folder is None else f"'{folder}'"
+    allowed = "the folder of the autoencoder, for a run on latents" if run.statistics.latent else "left out for images"
+    require(run.statistics.latent == (folder is not None), "decoder", given, allowed)
+    if folder is None:
+        return lambda images: images
+    from imagegen.pretrained import Autoencoder
+
+    return Autoencoder(folder).decode
 
 
 def _made(run: Run, how: SamplerConfig, ema: float | None, number: int, seed: int, asked: _Asked) -> dict[str, object]:
@@ -155,15 +170,16 @@ def make_walk(
     step: int | None,
     seed: int,
     out: Path | None,
+    decoder: Path | None = None,
 ) -> Path:
     """Make `number` images of the first class, or caption, along a circle of starting noise; return the PNG written.
 
     Raises `InputError` as `make_samples`.
     """
     run, target = _opened(folder, how, ema, step, out)
-    asked = _asked(run, 1, classes[:1], captions[:1])
+    asked, decode = _asked(run, 1, classes[:1], captions[:1]), _decoder(run, decoder)
     make_folder("out", target)
     _require_same(target / f"walk-{asked.name}.json", _made(run, how, ema, number, seed, asked))
-    images = walk(run.denoiser, run.statistics.shape, asked.conds[0], sampling_key(seed), how, number)
+    images = decode(walk(run.denoiser, run.statistics.shape, asked.conds[0], sampling_key(seed), how, number))
     save_grid(images[:SHOWN], target / f"walk-{asked.name}.png", columns=10)
     return target / f"walk-{asked.name}.png"

@@ -139,10 +139,10 @@ def to_bytes(images: Float[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h w c
 
 def save_grid(images: Float[np.ndarray, "n h w c"], file: File, *, columns: int) -> None:
     """Write images as one PNG, row by row, `columns` >= 1 of them side by side; small ones enlarged to about
-    `SHOWN_SIZE` pixels."""
+    `SHOWN_SIZE` pixels. Of more than three channels, as latents have them, the first three are shown."""
     from PIL import Image
 
-    pixels = to_bytes(images)
+    pixels = to_bytes(images[..., : min(3, images.shape[3])])
     n, h, w, c = pixels.shape
     enlarge = max(1, SHOWN_SIZE // h)
     rows = -(-n // columns)

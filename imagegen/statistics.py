@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from imagegen.data.source import NUMBERS, Source, read_batch
+from imagegen.data.source import NUMBERS, Source, read_batch, read_record
 from theory._checks import require
 from theory._files import write_whole
 from theory.spectra import power_spectrum
@@ -24,7 +24,8 @@ FLOOR = 1e-4
 
 class Statistics(NamedTuple):
     """Of the training images: shape (h, w, c), names of the K classes and their shares, power spectrum
-    (`theory.spectra`, no frequency below `FLOOR` of the mean), and standard deviation over all pixels.
+    (`theory.spectra`, no frequency below `FLOOR` of the mean), and standard deviation over all pixels; whether they are
+    latents.
     """
 
     shape: tuple[int, int, int]
@@ -32,6 +33,7 @@ class Statistics(NamedTuple):
     prior: Float[np.ndarray, " K"]
     spectrum: Float[np.ndarray, "h w"]
     std: float
+    latent: bool = False
 
 
 def images_of(source: Source, limit: int = LARGEST) -> Float[np.ndarray, "n h w c"]:
@@ -48,7 +50,8 @@ def statistics_of(source: Source) -> Statistics:
     spectrum = power_spectrum(images)
     prior = np.bincount(source.labels, minlength=source.classes) / len(source)
     floored = np.maximum(spectrum, FLOOR * spectrum.mean())
-    return Statistics(source.shape, source.class_names, prior, floored, float(images.std()))
+    latent = "mean" in read_record(source, 0)
+    return Statistics(source.shape, source.class_names, prior, floored, float(images.std()), latent)
 
 
 def save(statistics: Statistics, file: Path) -> None:
@@ -62,7 +65,8 @@ def load(file: Path) -> Statistics:
     require(file.is_file(), "run", file.parent, "the folder of a run, with a statistics.json")
     values = json.loads(file.read_text(encoding="utf-8"))
     shape, names = tuple(values["shape"]), tuple(values["class_names"])
-    return Statistics(shape, names, np.asarray(values["prior"]), np.asarray(values["spectrum"]), values["std"])
+    return Statistics(shape, names, np.asarray(values["prior"]), np.asarray(values["spectrum"]), values["std"],
+                      values.get("latent", False))  # fmt: skip
 
 
 def require_same(statistics: Statistics, before: Statistics) -> None:

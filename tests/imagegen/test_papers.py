@@ -1,4 +1,4 @@
-"""The papers' tables: sound configs, costs that add up, nothing started without data, and rehearsals from end to end."""
+"""The papers' tables: sound configs, costs that add up, nothing started without data, rehearsals from end to end."""
 
 import dataclasses
 import json
