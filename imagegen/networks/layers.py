@@ -1,4 +1,4 @@
-"""Parts that the image networks share: linear maps, norms, attention, the embedding of the noise label, first weights.
+"""Parts that the image networks share: linear maps, convolutions, norms, attention, the noise label, first weights.
 
 Parameters are float32. An input in bfloat16 is multiplied in bfloat16: weights are cast to its dtype where they are
 used. Statistics of norms are computed in float32 whatever the input.
@@ -14,10 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-__all__ = ["Dense", "NoiseEmbedding", "attend", "draw_parameters", "noise_features", "normal", "normalise", "xavier"]
+__all__ = [
+    "Conv",
+    "Dense",
+    "NoiseEmbedding",
+    "attend",
+    "draw_parameters",
+    "noise_features",
+    "normal",
+    "normalise",
+    "xavier",
+]
 
 EPSILON = 1e-6
-"""Added to the variance by every norm, as in both references."""
+"""Added to the variance by norms, as in the references of DiT and of EDM's U-Net."""
 
 Tree = TypeVar("Tree")
 Law = Callable[[Float[Array, " size"]], Float[Array, " size"]]
@@ -40,11 +50,34 @@ class Dense(eqx.Module):
         return x @ self.weight.astype(x.dtype).T + self.bias.astype(x.dtype)
 
 
-def normalise(x: Float[Array, "*shape"], axes: tuple[int, ...]) -> Float[Array, "*shape"]:
-    """`x` less its mean over its root mean square deviation along `axes`; float32 whatever the input."""
+class Conv(eqx.Module):
+    """A square convolution of odd side, in the input's dtype: every `stride`-th place of the padded image, from the
+    first on.
+    """
+
+    kernel: Float[Array, "side side in out"]
+    bias: Float[Array, " out"]
+
+    @staticmethod
+    def zeros(inputs: int, outputs: int, side: int = 3) -> "Conv":
+        """The convolution of that size with zero weights, to be filled by `draw_parameters`."""
+        return Conv(jnp.zeros((side, side, inputs, outputs), jnp.float32), jnp.zeros(outputs, jnp.float32))
+
+    def __call__(self, x: Float[Array, "h w in"], stride: int = 1) -> Float[Array, "h2 w2 out"]:
+        """The image of `stride`-th the sides, which divides them."""
+        kernel, order, edge = self.kernel.astype(x.dtype), ("NHWC", "HWIO", "NHWC"), self.kernel.shape[0] // 2
+        padding = [(edge, edge), (edge, edge)]
+        y = jax.lax.conv_general_dilated(x[None], kernel, (stride, stride), padding, dimension_numbers=order)
+        return y[0] + self.bias.astype(x.dtype)
+
+
+def normalise(x: Float[Array, "*shape"], axes: tuple[int, ...], epsilon: float = EPSILON) -> Float[Array, "*shape"]:
+    """`x` less its mean over its root mean square deviation along `axes`, `epsilon` added to the variance; float32
+    whatever the input.
+    """
     x = x.astype(jnp.float32)
     centred = x - jnp.mean(x, axes, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axes, keepdims=True) + EPSILON)
+    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axes, keepdims=True) + epsilon)
 
 
 def noise_features(label: Float[Array, ""], size: int) -> Float[Array, " size"]:

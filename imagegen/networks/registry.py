@@ -13,6 +13,7 @@ from jaxtyping import Array, DTypeLike, Key, PyTree
 
 from imagegen._names import require_one_of
 from imagegen.networks.dit import DiT
+from imagegen.networks.ldm_unet import LDMUNet
 from imagegen.networks.unet import UNet
 
 __all__ = ["NETWORKS", "forward_flops", "make_network", "parameter_count"]
@@ -25,13 +26,15 @@ def _dit(patch: int, width: int, depth: int, heads: int) -> Callable[..., DiT]:
     return partial(DiT, patch=patch, width=width, depth=depth, heads=heads)
 
 
-ImageNetwork = DiT | UNet
+ImageNetwork = DiT | UNet | LDMUNet
 NETWORKS: dict[str, Callable[..., ImageNetwork]] = {
     **{f"dit-{size}/{patch}": _dit(patch, *sizes) for size, sizes in SIZES.items() for patch in (2, 4, 8)},
     "dit-digits": _dit(4, 128, 4, 4),
     "dit-patches": _dit(4, 256, 6, 4),
     "unet-small": partial(UNet, channels=32, multipliers=(1, 2), blocks=2, attention=1),
     "unet-cifar": partial(UNet, channels=128, multipliers=(2, 2, 2), blocks=4, attention=1),
+    "ldm-small": partial(LDMUNet, channels=64, multipliers=(1, 2), blocks=1, attention=(1,), d_emb=128),
+    "ldm-4": partial(LDMUNet, channels=192, multipliers=(1, 2, 3, 5), blocks=2, attention=(1, 2, 3), d_emb=512),
 }
 """Every network by name: `NETWORKS[name](shape, key=..., dtype=..., remat=...)`."""
 
