@@ -18,8 +18,8 @@ LIBRARIES: list[torch.library.Library] = []
 """Kept, since a library undefines its operators when it goes."""
 
 
-def import_models(reference: Path):
-    """The checkout's `models` module; a torchvision that lacks its operators is given the one it asks for."""
+def complete_torchvision() -> None:
+    """Give a torchvision that lacks its operators, and cannot be imported for it, the ones it asks for."""
     try:
         import torchvision  # noqa: F401
     except RuntimeError:
@@ -29,6 +29,11 @@ def import_models(reference: Path):
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         LIBRARIES.append(library)
+
+
+def import_models(reference: Path):
+    """The checkout's `models` module."""
+    complete_torchvision()
     sys.path.insert(0, str(reference))
     import models
 
