@@ -12,13 +12,12 @@ Its layout, w the width, p the patch, c and o the channels of input and output, 
     final_layer.adaLN_modulation.1     (2w, w)
     final_layer.linear                 (p p o, w)
 
-each with `.weight` and `.bias` where not said otherwise. To read a checkpoint of the reference (in an environment with
-torch): `{name: value.numpy() for name, value in torch.load(file)["ema"].items()}`.
+each with `.weight` and `.bias` where not said otherwise. `imagegen.torch_files.read_state_dict` reads a checkpoint of
+the reference.
 """
 
 import math
 import re
-from collections.abc import Mapping
 
 import equinox as eqx
 import jax
@@ -28,9 +27,10 @@ from jaxtyping import Array, DTypeLike, Float
 
 from imagegen.networks.dit import DiT, positions
 from imagegen.networks.layers import Dense
+from imagegen.networks.states import State, check_state, float32
 from theory._checks import require
 
-__all__ = ["from_reference", "to_reference"]
+__all__ = ["from_reference", "to_reference", "without_variances"]
 
 OUTSIDE = {
     "t_embedder.mlp.0": lambda network: network.embedding.first,
@@ -51,8 +51,6 @@ NUMBERS = {f"{PATCHES}.weight": 4, "final_layer.linear.weight": 2, TABLE: 2, POS
 SLACK = 1e-3
 """How far positions may be from the fixed ones: the reference averages them with the weights, in float32."""
 
-State = Mapping[str, np.ndarray]
-
 
 def from_reference(
     state: State, *, heads: int, dtype: DTypeLike = jnp.float32, remat: bool = False
@@ -67,15 +65,16 @@ def from_reference(
     """
     network = _empty(state, heads, dtype, remat)
     rows = jax.ShapeDtypeStruct((len(state[TABLE]), network.d_emb), jnp.float32)
-    _check(state, {name: leaf.shape for name, leaf in eqx.filter_eval_shape(_state, network, rows).items()})
+    shapes = {name: leaf.shape for name, leaf in eqx.filter_eval_shape(_state, network, rows).items()}
+    check_state(state, shapes, "facebookresearch/DiT")
     apart = float(np.max(np.abs(state[POSITIONS][0] - positions(*network.grid, network.d_emb))))
     require(apart <= SLACK, f"state[{POSITIONS!r}]", f"values {apart:.3g} apart", "the fixed sine-cosine positions")
     kernel = np.moveaxis(state[f"{PATCHES}.weight"], 1, 3)
-    filled = [Dense(_float32(kernel.reshape(len(kernel), -1)), _float32(state[f"{PATCHES}.bias"]))]
-    filled += [Dense(*(_float32(state[f"{name}.{part}"]) for part in ("weight", "bias"))) for name in OUTSIDE]
+    filled = [Dense(float32(kernel.reshape(len(kernel), -1)), float32(state[f"{PATCHES}.bias"]))]
+    filled += [Dense(*(float32(state[f"{name}.{part}"]) for part in ("weight", "bias"))) for name in OUTSIDE]
     filled += [Dense(*(_stacked(state, name, part) for part in ("weight", "bias"))) for name in BLOCK]
     fields = [lambda network: network.patches, *OUTSIDE.values(), *BLOCK.values()]
-    return eqx.tree_at(lambda n: [field(n) for field in fields], network, filled), _float32(state[TABLE])
+    return eqx.tree_at(lambda n: [field(n) for field in fields], network, filled), float32(state[TABLE])
 
 
 def to_reference(network: DiT, table: Float[Array, "rows width"]) -> dict[str, np.ndarray]:
@@ -86,6 +85,16 @@ def to_reference(network: DiT, table: Float[Array, "rows width"]) -> dict[str, n
     width = network.d_emb
     require(table.shape[1] == width, "table", f"shape {table.shape}", f"of rows as long as the width, {width}")
     return {name: np.asarray(value) for name, value in _state(network, table).items()}
+
+
+def without_variances(network: DiT) -> DiT:
+    """A network whose outputs are 2c channels, a prediction and its variance, with the first c of them alone."""
+    channels = network.shape[2]
+
+    def first(leaf: Float[Array, "out ..."]) -> Float[Array, "half ..."]:
+        return leaf.reshape(-1, 2 * channels, *leaf.shape[1:])[:, :channels].reshape(-1, *leaf.shape[1:])
+
+    return eqx.tree_at(lambda network: network.final, network, jax.tree.map(first, network.final))
 
 
 def _state(network: DiT, table: Float[Array, "rows width"]) -> dict[str, Array]:
@@ -131,26 +140,5 @@ def _empty(state: State, heads: int, dtype: DTypeLike, remat: bool) -> DiT:
     )
 
 
-def _check(state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    missing, unexpected = [name for name in shapes if name not in state], [name for name in state if name not in shapes]
-    require(not missing, "state", f"no {_some(missing)}", "complete")
-    require(not unexpected, "state", f"also {_some(unexpected)}", "of facebookresearch/DiT's layout")
-    wrong = [
-        f"{name} {state[name].shape} instead of {shapes[name]}" for name in shapes if state[name].shape != shapes[name]
-    ]
-    require(not wrong, "state", _some(wrong), "of arrays that fit each other")
-    bad = [name for name in state if not np.all(np.isfinite(state[name]))]
-    require(not bad, "state", f"other values in {_some(bad)}", "finite")
-
-
-def _some(names: list[str]) -> str:
-    """The first few, and how many more."""
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _float32(value: np.ndarray) -> Float[Array, "..."]:
-    return jnp.asarray(value, jnp.float32)
-
-
 def _stacked(state: State, name: str, part: str) -> Float[Array, "depth ..."]:
-    return _float32(np.stack([state[f"blocks.{i}.{name}.{part}"] for i in range(_depth(state))]))
+    return float32(np.stack([state[f"blocks.{i}.{name}.{part}"] for i in range(_depth(state))]))

@@ -1,4 +1,4 @@
-"""Parts that the image networks share: linear maps, norms, attention, the embedding of the noise label, first weights.
+"""Parts that the image networks share: linear maps, convolutions, norms, attention, the noise label, first weights.
 
 Parameters are float32. An input in bfloat16 is multiplied in bfloat16: weights are cast to its dtype where they are
 used. Statistics of norms are computed in float32 whatever the input.
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 __all__ = [
+    "Conv",
     "Dense",
     "NoiseEmbedding",
     "attend",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 EPSILON = 1e-6
-"""Added to the variance by every norm, as in both references."""
+"""Added to the variance by norms, as in the references of DiT and of EDM's U-Net."""
 
 Tree = TypeVar("Tree")
 Law = Callable[[Float[Array, " size"]], Float[Array, " size"]]
@@ -48,6 +49,27 @@ class Dense(eqx.Module):
     def __call__(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """W x + b."""
         return x @ self.weight.astype(x.dtype).T + self.bias.astype(x.dtype)
+
+
+class Conv(eqx.Module):
+    """A square convolution of odd side, in the input's dtype: every `stride`-th place of the padded image, from the
+    first on.
+    """
+
+    kernel: Float[Array, "side side in out"]
+    bias: Float[Array, " out"]
+
+    @staticmethod
+    def zeros(inputs: int, outputs: int, side: int = 3) -> "Conv":
+        """The convolution of that size with zero weights, to be filled by `draw_parameters`."""
+        return Conv(jnp.zeros((side, side, inputs, outputs), jnp.float32), jnp.zeros(outputs, jnp.float32))
+
+    def __call__(self, x: Float[Array, "h w in"], stride: int = 1) -> Float[Array, "h2 w2 out"]:
+        """The image of `stride`-th the sides, which divides them."""
+        kernel, order, edge = self.kernel.astype(x.dtype), ("NHWC", "HWIO", "NHWC"), self.kernel.shape[0] // 2
+        padding = [(edge, edge), (edge, edge)]
+        y = jax.lax.conv_general_dilated(x[None], kernel, (stride, stride), padding, dimension_numbers=order)
+        return y[0] + self.bias.astype(x.dtype)
 
 
 def normalise(x: Float[Array, "*shape"], axes: tuple[int, ...], epsilon: float = EPSILON) -> Float[Array, "*shape"]:

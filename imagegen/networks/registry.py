@@ -13,6 +13,7 @@ from jaxtyping import Array, DTypeLike, Key, PyTree
 
 from imagegen._names import require_one_of
 from imagegen.networks.dit import DiT
+from imagegen.networks.ldm_unet import LDMUNet
 from imagegen.networks.text_dit import TextDiT
 from imagegen.networks.unet import UNet
 
@@ -42,14 +43,26 @@ def _sized(kind: Callable[..., Any], patch: int, width: int, depth: int, heads: 
     return partial(kind, patch=patch, width=width, depth=depth, heads=heads)
 
 
-ImageNetwork = DiT | UNet
+LDMS: dict[str, dict[str, Any]] = {
+    "ldm-small": {"channels": 64, "multipliers": (1, 2), "blocks": 1, "attention": (1,)},
+    "ldm-4": {"channels": 192, "multipliers": (1, 2, 3, 5), "blocks": 2, "attention": (1, 2, 3)},
+}
+"""Sizes by name; classes are embeddings of 128 and 512 numbers (`CODES`)."""
+CODES = {"ldm-small": 128, "ldm-4": 512}
+
+ImageNetwork = DiT | UNet | LDMUNet
+TextNetwork = TextDiT | LDMUNet
 NETWORKS: dict[str, Callable[..., ImageNetwork]] = {
     **{name: _sized(DiT, *sizes) for name, sizes in DITS.items()},
     "unet-small": partial(UNet, channels=32, multipliers=(1, 2), blocks=2, attention=1),
     "unet-cifar": partial(UNet, channels=128, multipliers=(2, 2, 2), blocks=4, attention=1),
+    **{name: partial(LDMUNet, **sizes, d_emb=CODES[name]) for name, sizes in LDMS.items()},
 }
 """Every network by name: `NETWORKS[name](shape, key=..., dtype=..., remat=...)`."""
-TEXT_NETWORKS: dict[str, Callable[..., TextDiT]] = {name: _sized(TextDiT, *sizes) for name, sizes in DITS.items()}
+TEXT_NETWORKS: dict[str, Callable[..., TextNetwork]] = {
+    **{name: _sized(TextDiT, *sizes) for name, sizes in DITS.items()},
+    **{name: partial(LDMUNet, **sizes) for name, sizes in LDMS.items()},
+}
 """Those that come in a form that reads text: `TEXT_NETWORKS[name](shape, d_emb=..., key=..., dtype=..., remat=...)`."""
 
 
@@ -73,7 +86,7 @@ def make_text_network(
     key: Key[Array, ""],
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
-) -> TextDiT:
+) -> TextNetwork:
     """The network of that name that reads tokens of `d_emb` numbers each; otherwise as `make_network`.
 
     Raises `InputError` for an unknown name, suggesting the nearest, one that reads no text, and images that do not

@@ -24,28 +24,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Key
 
-from imagegen.networks.layers import Dense, Law, NoiseEmbedding, attend, draw_parameters, normalise, xavier
+from imagegen.networks.layers import Conv, Dense, Law, NoiseEmbedding, attend, draw_parameters, normalise, xavier
 from theory._checks import require
 
 __all__ = ["Encoder", "GroupNorm", "UNet", "unet_law"]
 
 ROOT_HALF = math.sqrt(0.5)
-
-
-class _Conv(eqx.Module):
-    """A square convolution that keeps the sides, in the input's dtype."""
-
-    kernel: Float[Array, "side side in out"]
-    bias: Float[Array, " out"]
-
-    @staticmethod
-    def zeros(inputs: int, outputs: int, side: int = 3) -> "_Conv":
-        return _Conv(jnp.zeros((side, side, inputs, outputs), jnp.float32), jnp.zeros(outputs, jnp.float32))
-
-    def __call__(self, x: Float[Array, "h w in"]) -> Float[Array, "h w out"]:
-        kernel, order = self.kernel.astype(x.dtype), ("NHWC", "HWIO", "NHWC")
-        y = jax.lax.conv_general_dilated(x[None], kernel, (1, 1), "SAME", dimension_numbers=order)
-        return y[0] + self.bias.astype(x.dtype)
 
 
 class GroupNorm(eqx.Module):
@@ -105,11 +89,11 @@ class _Attention(eqx.Module):
 
 class _Block(eqx.Module):
     norm: GroupNorm
-    first: _Conv
+    first: Conv
     embedded: Dense
     norm_last: GroupNorm
-    last: _Conv
-    skip: _Conv | None
+    last: Conv
+    skip: Conv | None
     attention: _Attention | None
     scaling: str = eqx.field(static=True)
 
@@ -118,11 +102,11 @@ class _Block(eqx.Module):
         changes = inputs != outputs or scaling != "same"
         return _Block(
             GroupNorm.zeros(inputs),
-            _Conv.zeros(inputs, outputs),
+            Conv.zeros(inputs, outputs),
             Dense.zeros(width, outputs),
             GroupNorm.zeros(outputs),
-            _Conv.zeros(outputs, outputs),
-            _Conv.zeros(inputs, outputs, 1) if changes else None,
+            Conv.zeros(outputs, outputs),
+            Conv.zeros(inputs, outputs, 1) if changes else None,
             _Attention.zeros(outputs) if attention else None,
             scaling,
         )
@@ -148,7 +132,7 @@ class Encoder(eqx.Module):
 
     embedding: NoiseEmbedding
     code: Dense
-    first: _Conv
+    first: Conv
     blocks: tuple[_Block, ...]
     dtype: DTypeLike = eqx.field(static=True)
     remat: bool = eqx.field(static=True)
@@ -172,7 +156,7 @@ class Encoder(eqx.Module):
                 built.append(_Block.zeros(size, multiplier * channels, width, level == attention))
                 size = multiplier * channels
         self.embedding, self.code = NoiseEmbedding.zeros(channels, width), Dense.zeros(channels, channels)
-        self.first, self.blocks = _Conv.zeros(inputs, channels), tuple(built)
+        self.first, self.blocks = Conv.zeros(inputs, channels), tuple(built)
         self.dtype, self.remat = dtype, remat
 
     def apply(self, block: _Block, h: Float[Array, "h w c"], e: Float[Array, " width"]) -> Float[Array, "h2 w2 c2"]:
@@ -196,7 +180,7 @@ class _Parts(eqx.Module):
     middle: tuple[_Block, ...]
     decoder: tuple[_Block, ...]
     norm: GroupNorm
-    last: _Conv
+    last: Conv
 
 
 def _zeros(
@@ -219,7 +203,7 @@ def _zeros(
             inside = level == attention and k == blocks
             built.append(_Block.zeros(size + kept.pop(), multipliers[level] * channels, width, inside))
             size = multipliers[level] * channels
-    return _Parts(encoder, middle, tuple(built), GroupNorm.zeros(size), _Conv.zeros(size, inputs))
+    return _Parts(encoder, middle, tuple(built), GroupNorm.zeros(size), Conv.zeros(size, inputs))
 
 
 def unet_law(path: str, shape: tuple[int, ...]) -> Law | float:
@@ -247,7 +231,7 @@ class UNet(eqx.Module):
     middle: tuple[_Block, ...]
     decoder: tuple[_Block, ...]
     norm: GroupNorm
-    last: _Conv
+    last: Conv
     shape: tuple[int, int, int] = eqx.field(static=True)
     d_emb: int = eqx.field(static=True)
     dtype: DTypeLike = eqx.field(static=True)

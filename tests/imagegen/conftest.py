@@ -1,4 +1,4 @@
-"""Options of imagegen's tests: where the reference of the DiT parity test is, which Python runs it. A small network."""
+"""Options of imagegen's tests: where the references of parity tests are, which Python runs them. A small network."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from imagegen.networks.registry import NETWORKS
 def pytest_addoption(parser):
     group = parser.getgroup("imagegen")
     group.addoption("--reference", type=Path, help="a checkout of facebookresearch/DiT, for the parity test")
-    group.addoption("--reference-python", help="a Python that has torch, torchvision and timm")
+    group.addoption("--ldm-reference", type=Path, help="a checkout of CompVis/latent-diffusion, for its parity test")
+    group.addoption("--reference-python", help="a Python that has torch, torchvision, timm, einops and diffusers")
     group.addoption("--text-python", help="a Python that has torch, safetensors and transformers")
     group.addoption("--metrics-python", help="a Python that has torch and torch-fidelity, for the metrics' parity test")
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagegen.networks.unet import Encoder, GroupNorm, UNet, _Conv, _doubled, _halved
+from imagegen.networks.layers import Conv
+from imagegen.networks.unet import Encoder, GroupNorm, UNet, _doubled, _halved
 
 SHAPE = (8, 4, 1)
 
@@ -52,7 +53,7 @@ def test_a_convolution_by_hand():
         for j in range(6):
             expected[i, j] = np.einsum("abc,abcd->d", padded[i : i + 3, j : j + 3], kernel) + bias
     np.testing.assert_allclose(
-        eqx.filter_jit(_Conv(jnp.asarray(kernel), jnp.asarray(bias)))(jnp.asarray(x)), expected, atol=1e-5
+        eqx.filter_jit(Conv(jnp.asarray(kernel), jnp.asarray(bias)))(jnp.asarray(x)), expected, atol=1e-5
     )
 
 
