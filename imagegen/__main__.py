@@ -224,6 +224,7 @@ def sweep(
     share: tuple[int, int] = (0, 1),
     dry_run: bool = False,
     rehearse: bool = False,
+    decoder: Path | None = None,
     weights: Path | None = None,
     reference: Path | None = None,
 ) -> int:
@@ -239,14 +240,18 @@ def sweep(
         share: K N: every N-th of the runs from number K on, for N processes at once (not of the papers' runs).
         dry_run: Print what would run and start nothing; of papers' runs hours, disk and missing data too.
         rehearse: Papers' runs at a thousandth of the steps, small networks, generated shapes.
+        decoder: Papers' runs: the folder of the autoencoder, for latents.
         weights: Papers' runs: Inception's, to score them by FID.
         reference: Papers' runs: the .npz file of `reference`, or ADM's.
     """
     folder = out if out is not None else Path("results") / name
     if name.split("/")[0] == "papers":
-        return _papers(name, folder, dry_run, rehearse, weights, reference)
-    only = (rehearse, weights, reference)
-    require(only == (False, None, None), "rehearse, weights, reference", only, "left out but for papers/...")
+        return _papers(
+            name, folder, dry_run, rehearse, {"decoder": decoder, "weights": weights, "reference": reference}
+        )
+    only = (rehearse, decoder, weights, reference)
+    allowed = "left out but for papers/..."
+    require(only == (False, None, None, None), "rehearse, decoder, weights, reference", only, allowed)
     from imagegen.sweep import missing, results, run_sweep
     from imagegen.sweep_answer import write_answer
 
@@ -259,9 +264,7 @@ def sweep(
     return 0
 
 
-def _papers(
-    name: str, folder: Path, dry_run: bool, rehearse: bool, weights: Path | None, reference: Path | None
-) -> int:
+def _papers(name: str, folder: Path, dry_run: bool, rehearse: bool, files: dict[str, Path | None]) -> int:
     from imagegen.paper_runs import REHEARSED, answer, plan, run_papers, tables_of
     from imagegen.papers import SAMPLES, rehearsal
 
@@ -273,7 +276,7 @@ def _papers(
     if rehearse:
         tables = {table: [rehearsal(run) for run in runs] for table, runs in tables.items()}
     number = REHEARSED if rehearse else SAMPLES
-    print(answer(run_papers(tables, folder, samples=number, weights=weights, reference=reference)))
+    print(answer(run_papers(tables, folder, samples=number, **files)))
     return 0
 
 

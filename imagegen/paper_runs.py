@@ -72,10 +72,10 @@ def cost(run: PaperRun) -> dict[str, float]:
     images = config.batch * config.steps
     passes = 3 * images + SAMPLES * run.how.steps * (2 if run.how.guidance else 1)
     return {
-        "images": images,
+        "images": float(images),
         "hours": passes * flops / RATES[config.compute] / 3600,
-        "checkpoints": 4 * parameters * (3 + len(config.ema)) * config.keep,
-        "samples": SAMPLES * data.side**2 * 3,
+        "checkpoints": 4.0 * parameters * (3 + len(config.ema)) * config.keep,
+        "samples": 3.0 * SAMPLES * data.side**2,
     }
 
 
@@ -104,14 +104,12 @@ def _needed(tables: Tables) -> dict[str, str]:
     configured = [run.config for runs in tables.values() for run in runs]
     needed = {config.data: DATA[config.data].made for config in configured if config.data in DATA}
     for config in configured:
-        if config.annotations and config.degradation != "none":
+        if config.annotations:
             needed[config.annotations] = (
                 f"python -m imagegen annotate --data {config.data} --degradation {config.degradation} --degraded-share "
                 f"{config.degraded_share:g} --degradation-strength {config.degradation_strength:g} --out "
                 f"{config.annotations}"
             )
-        elif config.annotations:
-            needed[config.annotations] = "imagegen.annotations.save, sigma_min by a score of your own"
     return needed
 
 
@@ -120,15 +118,26 @@ def _missing(tables: Tables) -> list[str]:
 
 
 def run_papers(
-    tables: Tables, folder: Path, *, samples: int = SAMPLES, weights: Path | None = None, reference: Path | None = None
+    tables: Tables,
+    folder: Path,
+    *,
+    samples: int = SAMPLES,
+    decoder: Path | None = None,
+    weights: Path | None = None,
+    reference: Path | None = None,
 ) -> list[Path]:
     """Train, sample (`samples` images) and score every run that has no result yet; return the results' files.
 
-    Scores are Inception's where `weights` and `reference` are given (`imagegen.standard`), else those of the classifier
-    (`imagegen.evaluate`). Raises `InputError` before anything starts where a config is refused or data are missing, and
-    for one of the two files without the other.
+    Samples of latents are decoded by the autoencoder in the folder `decoder`. Scores are Inception's where `weights`
+    and `reference` are given (`imagegen.standard`), else those of the classifier (`imagegen.evaluate`). Raises
+    `InputError` before anything starts where a config is refused or data are missing, for latents without a decoder or
+    Inception, and for one of the two files without the other.
     """
     require((weights is None) == (reference is None), "weights, reference", (weights, reference), "given together")
+    for name in {run.config.data for runs in tables.values() for run in runs} & DATA.keys():
+        latent = DATA[name].shape[0] != DATA[name].side
+        given = not latent or None not in (decoder, weights)
+        require(given, "decoder, weights", (decoder, weights), f"given, to score samples of the latents '{name}'")
     missing = _missing(tables)
     require(not missing, "data", "; ".join(missing), "all there before a table of runs starts")
     for runs in tables.values():
@@ -140,15 +149,17 @@ def run_papers(
         for run in tqdm(runs, desc=table, unit="run", disable=None):
             file = folder / table / f"{run.name}.json"
             if not file.exists():
-                page = _scored(run, folder / table / run.name, samples, weights, reference)
+                page = _scored(run, folder / table / run.name, samples, decoder, weights, reference)
                 write_whole(file, json.dumps(page, indent=1) + "\n")
             files.append(file)
     return files
 
 
-def _scored(run: PaperRun, folder: Path, samples: int, weights: Path | None, reference: Path | None) -> dict[str, Any]:
+def _scored(
+    run: PaperRun, folder: Path, samples: int, decoder: Path | None, weights: Path | None, reference: Path | None
+) -> dict[str, Any]:
     train(run.config, folder)
-    made = make_samples(folder, number=samples, how=run.how, ema=None, step=None, seed=0, out=None)
+    made = make_samples(folder, number=samples, how=run.how, ema=None, step=None, seed=0, out=None, decoder=decoder)
     if weights is None or reference is None:
         file = evaluate_run(folder, made)
     else:
