@@ -36,7 +36,8 @@ def digests(folder: Path, steps: int) -> dict[str, str]:
 
     jax.config.update("jax_platforms", "cpu")  # the runs may need the GPU whole
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with ocp.CheckpointManager(folder / "checkpoints", item_handlers=ocp.StandardCheckpointHandler()) as manager:
+    options, handler = ocp.CheckpointManagerOptions(create=False), ocp.StandardCheckpointHandler()
+    with ocp.CheckpointManager(folder / "checkpoints", options=options, item_handlers=handler) as manager:
         if manager.latest_step() != steps:
             raise SystemExit(f"{folder} ends with step {manager.latest_step()}, not {steps}")
         given = manager.item_metadata(steps)

@@ -4,9 +4,10 @@
 
 For each number of hosts (processes of this machine; several share the parameters, on the CPU) a short trial tells how
 many steps fill `--minutes`. They are trained twice: once undisturbed, once with SIGKILL to one host, drawn at random,
-about every `--every` minutes, so that it may be loading, compiling, or writing a checkpoint. The other host must then
-end by itself, and the same commands are given again. Weights, averages, moments and metrics must be the same bit for
-bit at the end; exit code 1 if they are not. It takes about 2.5 x `--minutes` for each.
+about every `--every` minutes of training, wherever that is in a step or a checkpoint. (`kill_and_resume.py` kills while
+it loads and compiles, too.) The other host must then end by itself, and the same commands are given again. Weights,
+averages, moments and metrics must be the same bit for bit at the end; exit code 1 if they are not. It takes about
+2.5 x `--minutes` for each.
 """
 
 import argparse
@@ -76,6 +77,14 @@ def ended(processes: list[subprocess.Popen], seconds: float) -> list[int | None]
     return [process.poll() for process in processes]
 
 
+def under_way(processes: list[subprocess.Popen], folder: Path) -> None:
+    """Wait until they log a step, or one has ended. (Going on, they first take back what came after the checkpoint.)"""
+    before = logged(folder)
+    while all(process.poll() is None for process in processes) and (now := logged(folder)) <= before:
+        before = now
+        time.sleep(0.2)
+
+
 def logged(folder: Path) -> int:
     """The last step in the metrics."""
     file = folder / "metrics.jsonl"
@@ -89,6 +98,7 @@ def run(folder: Path, steps: int, every: int, hosts: int, waits: random.Random |
     while True:
         processes = begin(folder, steps, every, hosts)
         try:
+            under_way(processes, folder)
             codes = ended(processes, waits.uniform(0.5 * mean, 1.5 * mean) if waits else float("inf"))
             if set(codes) == {0}:
                 return kills
@@ -100,6 +110,8 @@ def run(folder: Path, steps: int, every: int, hosts: int, waits: random.Random |
             codes = ended(processes, LONGEST)
             if None in codes:
                 raise SystemExit(f"{LONGEST} s after host {host} was killed others still run: see {folder}.*.log")
+            if set(codes) == {0}:  # it ended just before
+                return kills
             others = [code for number, code in enumerate(codes) if number != host]
             kills.append(Kill((now - began) / 60, host, step, time.monotonic() - now, others))
             print(f"killed host {host} at step {step} of {steps}; others ended with {others}", flush=True)

@@ -17,6 +17,7 @@ from imagegen.data.loading import batches
 from imagegen.data.source import ArraySource, Source
 from imagegen.evaluate import evaluate_samples
 from imagegen.features import Features, train_features
+from imagegen.hosts import HostLost, Launch, start_hosts
 from imagegen.model import Model, ModelDenoiser
 from imagegen.networks.registry import NETWORKS, forward_flops, make_network, parameter_count
 from imagegen.presets import PRESETS
@@ -32,6 +33,8 @@ __all__ = [
     "ArraySource",
     "Config",
     "Features",
+    "HostLost",
+    "Launch",
     "Model",
     "ModelDenoiser",
     "Run",
@@ -49,6 +52,7 @@ __all__ = [
     "parameter_count",
     "run_annotate",
     "run_sweep",
+    "start_hosts",
     "train",
     "train_features",
     "walk",

@@ -18,5 +18,5 @@ if __name__ == "__main__":
     from imagegen.networks.registry import NETWORKS
 
     NETWORKS["small"] = small
-    step.SMALLEST = 1024
+    step.SMALLEST = 1536
     leave_hosts(main())

@@ -60,7 +60,7 @@ def begin(configs, folders, devices=4, slurm=False):
     return started
 
 
-def end(processes, seconds=540):
+def end(processes, seconds=1200):
     """Exit codes, and what was printed, of processes that end by themselves."""
     try:
         printed = [process.communicate(timeout=seconds) for process in processes]
@@ -85,9 +85,9 @@ def pair(small_network, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(small_network, tmp_path_factory):
-    """The same run by one process on eight devices."""
+    """The same run by one process on one device."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    train(CONFIG, folder, jax.devices())
+    train(CONFIG, folder, jax.devices()[:1])
     return folder
 
 
@@ -101,7 +101,7 @@ def require_same_training(folder, other, rtol=1e-4):
 
 
 @pytest.mark.slow
-def test_two_processes_of_four_devices_train_as_one_of_eight(pair, alone):
+def test_two_processes_of_four_devices_train_as_one_of_one(pair, alone):
     folder, ((told, _), (silent, _)) = pair
     require_same_training(folder, alone)
     assert "small on digits, 6 steps of 32 images" in told
@@ -135,10 +135,10 @@ def test_a_run_of_one_process_goes_on_with_two(alone, tmp_path, slurm):
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_when_one_host_is_killed_the_other_ends_and_both_go_on_bit_for_bit(tmp_path, killed):
-    config = dataclasses.replace(CONFIG, steps=400, fsdp=8, checkpoint_every=20)
-    trained(config, tmp_path / "whole")
-    processes, metrics = begin([config] * 2, [tmp_path / "run"] * 2), tmp_path / "run/metrics.jsonl"
-    while not metrics.exists() or len(read_lines(metrics)) < 30:
+    config = dataclasses.replace(CONFIG, steps=100, fsdp=2, checkpoint_every=10)
+    trained(config, tmp_path / "whole", devices=1)
+    processes, metrics = begin([config] * 2, [tmp_path / "run"] * 2, devices=1), tmp_path / "run/metrics.jsonl"
+    while not metrics.exists() or len(read_lines(metrics)) < 12:
         assert [process.poll() for process in processes] == [None, None]
         time.sleep(0.05)
     os.kill(processes[killed].pid, signal.SIGKILL)
@@ -148,7 +148,7 @@ def test_when_one_host_is_killed_the_other_ends_and_both_go_on_bit_for_bit(tmp_p
     assert codes[killed] == -signal.SIGKILL
     assert codes[1 - killed] in (4, -signal.SIGABRT)
     assert "If one host ends, JAX ends the others" in printed[1 - killed][1]
-    trained(config, tmp_path / "run")
+    trained(config, tmp_path / "run", devices=1)
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
     ends = [jax.tree.leaves(load_run(tmp_path / name).denoiser.model) for name in ("run", "whole")]
     for ours, theirs in zip(*ends, strict=True):
@@ -226,7 +226,7 @@ def test_of_xl_2_each_of_eight_devices_holds_an_eighth():
 
 
 def test_the_state_is_made_split_and_with_the_same_weights(monkeypatch):
-    monkeypatch.setattr("imagegen.step.SMALLEST", 1024)
+    monkeypatch.setattr("imagegen.step.SMALLEST", 1536)
     known, mesh = statistics_of(training_source(CONFIG)), make_mesh(dataclasses.replace(CONFIG, fsdp=4), jax.devices())
     (_, split), (_, whole) = make_task(CONFIG, known, mesh=mesh), make_task(CONFIG, known)
     places = jax.tree.leaves(state_shardings(mesh, whole))
