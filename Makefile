@@ -9,6 +9,8 @@ PEERS := .venv-bench-sampling
 DIT := .venv-dit
 # A checkout of facebookresearch/DiT.
 REFERENCE ?=
+# A checkout of CompVis/latent-diffusion; its parity test is skipped without.
+LDM_REFERENCE ?=
 
 .PHONY: report test test-slow lint claims benchmarks named parity train-step clean
 
@@ -36,8 +38,9 @@ named:
 	$(if $(REFERENCE),,$(error name a checkout of facebookresearch/DiT: make $(MAKECMDGOALS) REFERENCE=DIR))
 
 parity: named $(STAMP) $(DIT)/.installed
-	$(BIN)/python -m pytest tests/imagegen/test_dit_parity.py -q -rP -m 'slow or not slow' \
-		--reference $(REFERENCE) --reference-python $(DIT)/bin/python
+	$(BIN)/python -m pytest tests/imagegen/test_dit_parity.py tests/imagegen/test_ldm_parity.py \
+		tests/imagegen/test_diffusers_parity.py -q -rPs -m 'slow or not slow' --reference $(REFERENCE) \
+		$(if $(LDM_REFERENCE),--ldm-reference $(LDM_REFERENCE)) --reference-python $(DIT)/bin/python
 
 train-step: named $(STAMP) $(DIT)/.installed
 	$(BIN)/python benchmarks/train_step.py --reference $(REFERENCE) --reference-python $(DIT)/bin/python \
@@ -71,5 +74,5 @@ $(PEERS)/.installed: pyproject.toml benchmarks/constraints-sampling.txt
 
 $(DIT)/.installed: benchmarks/constraints-dit.txt
 	$(PYTHON) -m venv --clear $(DIT)
-	$(DIT)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints-dit.txt torch torchvision timm
+	$(DIT)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints-dit.txt torch torchvision timm einops diffusers
 	touch $(DIT)/.installed

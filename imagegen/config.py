@@ -24,6 +24,7 @@ WEIGHTS = ("uniform", "min-snr")
 TIMES = ("uniform", "log-normal")
 COMPUTE = ("float32", "bfloat16")
 TRAIN_ON = ("all", "clean", "gated")
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Config:
     sigma_min: float = 0.0
     """Gated: noise-to-signal ratio from which degraded images train, each noised once to it, by its index."""
     network: str = "dit-digits"
-    """dit-digits, dit-patches, unet-small, unet-cifar, or a DiT of size s, b, l, xl and patch 2, 4, 8: dit-s/2."""
+    """dit-digits, dit-patches, unet-small, unet-cifar, ldm-small, ldm-4 (the latent diffusion U-Net), or a DiT of size
+    s, b, l, xl and patch 2, 4, 8: dit-s/2."""
     compute: str = "float32"
     """Type of the network's arithmetic, float32 or bfloat16; parameters are float32."""
     remat: bool = False
@@ -112,6 +114,9 @@ class Config:
     annotations: str = ""
     """Gated: a file in which `python -m imagegen annotate` says for each degraded image of the same data at which noise
     it trains, in place of sigma_min."""
+    start: str = ""
+    """A file of weights to start from: .safetensors that `python -m imagegen export` wrote, or a published layout of
+    the same network in a .safetensors, .pth, .pt or .ckpt."""
 
 
 FREE = ("log_every", "samples_every", "checkpoint_every", "keep", "fsdp", "stop_after", "remat")
@@ -191,13 +196,20 @@ def _check_agreement(config: Config) -> None:
     whole = config.checkpoint_every % config.log_every == 0
     require(whole, "checkpoint_every", config.checkpoint_every, f"a multiple of log_every={config.log_every}")
     require(config.warmup < config.steps, "warmup", config.warmup, f"below steps={config.steps}")
+    endings = f"a file that ends in {', '.join(WEIGHT_FILES)}"
+    require(config.start == "" or config.start.endswith(WEIGHT_FILES), "start", f"'{config.start}'", endings)
     edm = config.times == "log-normal" and config.path in ("shortest", "equal-angle", "heat")
     require(not edm, "times", config.times, f"uniform on the spectral path {config.path}")
 
 
+def as_json(config: Config) -> str:
+    """The config as JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=1) + "\n"
+
+
 def save(config: Config, file: Path) -> None:
     """Write the config as JSON."""
-    write_whole(file, json.dumps(dataclasses.asdict(config), indent=1) + "\n")
+    write_whole(file, as_json(config))
 
 
 def load(file: Path) -> Config:

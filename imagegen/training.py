@@ -2,6 +2,7 @@
 
     FOLDER/config.json, statistics.json     what the run is, and what it must know of its data
     FOLDER/annotations.npz                  where it is gated by such a file: a copy, read from then on
+    FOLDER/start.json                       where it starts from a file of weights: which, and its SHA-256
     FOLDER/checkpoints/                     weights, averages, moments, step
     FOLDER/metrics.jsonl                    a line every `log_every` steps; the same numbers however often it stopped
     FOLDER/speed.jsonl                      images/s: what depends on the machine
@@ -46,6 +47,7 @@ from imagegen.step import (
 )
 from imagegen.summary import write_summary
 from imagegen.training_data import Gates, gated, make_gates, training_source
+from imagegen.weights import note_start, started
 from sim.experiments.base import plain
 from theory._checks import make_folder
 from theory._files import write_whole
@@ -64,8 +66,8 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     """Train as `config` says, in `folder`, on `devices` (default: all); return the state at the end.
 
     Goes on where a run of the same config stopped. Raises `InputError` for a config that is refused, data that are
-    bad, a folder with another run, annotations of other images or changed since, and a full disk, `Stopped` after too
-    many steps with non-finite gradients in a row.
+    bad, a folder with another run, annotations of other images or changed since, weights to start from of another
+    network or changed since, and a full disk, `Stopped` after too many steps with non-finite gradients in a row.
     """
     configs.check(config)
     mesh = make_mesh(config, jax.devices() if devices is None else devices)
@@ -80,12 +82,17 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     if config.annotations and kept.exists():
         annotations.require_unchanged(Path(config.annotations), kept)
     task, state = make_task(config, known)
+    note = note_start(Path(config.start), folder / "start.json") if config.start else ""
+    if note:
+        state = started(state, task, Path(config.start))
     gates = make_gates(config, source, task.path, kept if kept.exists() else Path(config.annotations))
     make_folder("out", folder)
     run = _Run(config, folder, source, task, mesh, gates)
     with full_disk_explained(folder):
         configs.save(config, folder / "config.json")
         statistics.save(known, folder / "statistics.json")
+        if note:
+            write_whole(folder / "start.json", note)
         if config.annotations and not kept.exists():
             write_whole(kept, Path(config.annotations).read_bytes())
         return run.to_the_end(state)
