@@ -10,6 +10,8 @@ DIT := .venv-dit
 METRICS := .venv-metrics
 # A checkout of facebookresearch/DiT.
 REFERENCE ?=
+# A checkout of CompVis/latent-diffusion; its parity test is skipped without.
+LDM_REFERENCE ?=
 
 .PHONY: report test test-slow lint claims benchmarks named parity metrics-parity train-step clean
 
@@ -37,8 +39,9 @@ named:
 	$(if $(REFERENCE),,$(error name a checkout of facebookresearch/DiT: make $(MAKECMDGOALS) REFERENCE=DIR))
 
 parity: named $(STAMP) $(DIT)/.installed
-	$(BIN)/python -m pytest tests/imagegen/test_dit_parity.py -q -rP -m 'slow or not slow' \
-		--reference $(REFERENCE) --reference-python $(DIT)/bin/python
+	$(BIN)/python -m pytest tests/imagegen/test_dit_parity.py tests/imagegen/test_ldm_parity.py \
+		tests/imagegen/test_diffusers_parity.py -q -rPs -m 'slow or not slow' --reference $(REFERENCE) \
+		$(if $(LDM_REFERENCE),--ldm-reference $(LDM_REFERENCE)) --reference-python $(DIT)/bin/python
 
 metrics-parity: $(STAMP) $(METRICS)/.installed
 	$(BIN)/python -m pytest tests/imagegen/test_metrics_parity.py -q -rP --metrics-python $(METRICS)/bin/python
@@ -75,7 +78,7 @@ $(PEERS)/.installed: pyproject.toml benchmarks/constraints-sampling.txt
 
 $(DIT)/.installed: benchmarks/constraints-dit.txt
 	$(PYTHON) -m venv --clear $(DIT)
-	$(DIT)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints-dit.txt torch torchvision timm
+	$(DIT)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints-dit.txt torch torchvision timm einops diffusers
 	touch $(DIT)/.installed
 
 $(METRICS)/.installed: benchmarks/constraints-metrics.txt

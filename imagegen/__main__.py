@@ -1,4 +1,4 @@
-"""The command line of `imagegen`: prepare, annotate, train, sample, evaluate.
+"""The command line of `imagegen`: prepare, annotate, train, sample, evaluate, export.
 
 `python -m imagegen presets` lists the presets; `train PRESET` trains one, any field of the config overridden by its
 option; the same command goes on where it stopped. Exit code 2: a mistake in what was asked; 3: training stopped itself;
@@ -216,6 +216,21 @@ def reference(
     return 0
 
 
+def export(run: tyro.conf.Positional[Path], *, out: Path, ema: float | None = None) -> int:
+    """Write a run's averaged weights as one .safetensors file, config and statistics in it, for `train --start OUT`.
+
+    Args:
+        run: Folder of the run.
+        out: The file.
+        ema: Decay of the average of weights; by default the last of the run's.
+    """
+    from imagegen.weights import export_run
+
+    export_run(run, out, ema=ema)
+    print(f"wrote {out}")
+    return 0
+
+
 def sweep(
     name: tyro.conf.Positional[str],
     *,
@@ -340,6 +355,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "sample": sample,
     "evaluate": evaluate,
     "reference": reference,
+    "export": export,
     "sweep": sweep,
     "report": report,
 }

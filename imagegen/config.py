@@ -26,6 +26,7 @@ COMPUTE = ("float32", "bfloat16")
 TRAIN_ON = ("all", "clean", "gated")
 TRACK = ("none", "tensorboard", "wandb")
 CAPTIONS = ("none", "swap", "rewrite")
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Config:
     flip: bool = False
     """Mirror images left to right at half of their uses, or where gated half of the images, each once for all."""
     network: str = "dit-digits"
-    """dit-digits, dit-patches, unet-small, unet-cifar, or a DiT of size s, b, l, xl and patch 2, 4, 8: dit-s/2."""
+    """dit-digits, dit-patches, unet-small, unet-cifar, ldm-small, ldm-4 (the latent diffusion U-Net), or a DiT of size
+    s, b, l, xl and patch 2, 4, 8: dit-s/2."""
     compute: str = "float32"
     """Type of the network's arithmetic, float32 or bfloat16; parameters are float32."""
     remat: bool = False
@@ -138,6 +140,9 @@ class Config:
     annotations: str = ""
     """Gated: a file in which `python -m imagegen annotate` says for each degraded image of the same data at which noise
     it trains, in place of sigma_min."""
+    start: str = ""
+    """A file of weights to start from: .safetensors that `python -m imagegen export` wrote, or a published layout of
+    the same network in a .safetensors, .pth, .pt or .ckpt."""
 
 
 FREE = (
@@ -226,6 +231,8 @@ def _check_agreement(config: Config) -> None:
     whole = config.checkpoint_every % config.log_every == 0
     require(whole, "checkpoint_every", config.checkpoint_every, f"a multiple of log_every={config.log_every}")
     require(config.warmup < config.steps, "warmup", config.warmup, f"below steps={config.steps}")
+    endings = f"a file that ends in {', '.join(WEIGHT_FILES)}"
+    require(config.start == "" or config.start.endswith(WEIGHT_FILES), "start", f"'{config.start}'", endings)
     edm = config.times == "log-normal" and config.path in ("shortest", "equal-angle", "heat")
     require(not edm, "times", config.times, f"uniform on the spectral path {config.path}")
 
@@ -250,9 +257,14 @@ def _check_text(config: Config) -> None:
     require_one_of("network", config.network, TEXT_NETWORKS)
 
 
+def as_json(config: Config) -> str:
+    """The config as JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=1) + "\n"
+
+
 def save(config: Config, file: Path) -> None:
     """Write the config as JSON."""
-    write_whole(file, json.dumps(dataclasses.asdict(config), indent=1) + "\n")
+    write_whole(file, as_json(config))
 
 
 def load(file: Path) -> Config:

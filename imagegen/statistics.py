@@ -54,10 +54,15 @@ def statistics_of(source: Source) -> Statistics:
     return Statistics(source.shape, source.class_names, prior, floored, float(images.std()), latent)
 
 
+def as_json(statistics: Statistics) -> str:
+    """The statistics as JSON."""
+    values = {**statistics._asdict(), "prior": statistics.prior.tolist(), "spectrum": statistics.spectrum.tolist()}
+    return json.dumps(values) + "\n"
+
+
 def save(statistics: Statistics, file: Path) -> None:
     """Write them as JSON."""
-    values = {**statistics._asdict(), "prior": statistics.prior.tolist(), "spectrum": statistics.spectrum.tolist()}
-    write_whole(file, json.dumps(values) + "\n")
+    write_whole(file, as_json(statistics))
 
 
 def load(file: Path) -> Statistics:

@@ -3,6 +3,7 @@
     FOLDER/config.json, statistics.json     what the run is, and what it must know of its data
     FOLDER/tokenizer.json                   where captions are read: how, a copy or trained on them
     FOLDER/annotations.npz                  where it is gated by such a file: a copy, read from then on
+    FOLDER/start.json                       where it starts from a file of weights: which, and its SHA-256
     FOLDER/checkpoints/                     weights, averages, moments, step
     FOLDER/metrics.jsonl                    a line every `log_every` steps; the same numbers however often it stopped
     FOLDER/speed.jsonl                      images/s: what depends on the machine
@@ -54,6 +55,7 @@ from imagegen.step import (
 from imagegen.summary import write_summary
 from imagegen.track import Tracker, make_tracker, require_tracker
 from imagegen.training_data import Gates, gated, make_gates, make_tokenizer, training_source, with_tokens
+from imagegen.weights import note_start, started
 from sim.experiments.base import plain
 from theory._checks import make_folder
 from theory._files import write_whole
@@ -72,9 +74,9 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     """Train as `config` says, in `folder`, on `devices` (default: all); return the state at the end.
 
     Goes on where a run of the same config stopped. Raises `InputError` for a config that is refused, data that are
-    bad, a folder with another run, annotations of other images or changed since, hosts that were not given the same
-    config and folder, and a full disk, `Stopped` after too many steps with non-finite gradients in a row, `HostLost`
-    where another host ended.
+    bad, a folder with another run, annotations of other images or changed since, weights to start from of another
+    network or changed since, hosts that were not given the same config and folder, and a full disk, `Stopped` after
+    too many steps with non-finite gradients in a row, `HostLost` where another host ended.
     """
     configs.check(config)
     require_tracker(config.track)
@@ -92,6 +94,9 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     tokenizer = make_tokenizer(config, source, folder / "tokenizer.json")
     source = with_tokens(source, tokenizer)
     task, state = make_task(config, known, None if tokenizer is None else tokenizer.vocabulary, mesh)
+    note = note_start(Path(config.start), folder / "start.json") if config.start else ""
+    if note:
+        state = started(state, task, Path(config.start))
     gates = make_gates(config, source, task.path, kept if kept.exists() else Path(config.annotations))
     beside = in_loop.prepare(config) if config.evaluate_every else None
     make_folder("out", folder)
@@ -102,6 +107,8 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
             statistics.save(known, folder / "statistics.json")
             if tokenizer is not None:
                 write_whole(folder / "tokenizer.json", tokenizer.text)
+            if note:
+                write_whole(folder / "start.json", note)
             if config.annotations and not kept.exists():
                 write_whole(kept, Path(config.annotations).read_bytes())
         agree(repr(config), folder)

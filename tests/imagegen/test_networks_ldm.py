@@ -130,7 +130,7 @@ def test_first_weights_are_the_references():
 
 def test_everything_given_reaches_every_pixel():
     rng = np.random.default_rng(6)
-    drawn = randomised(network(multipliers=(1, 1)), rng)
+    drawn = randomised(network(multipliers=(1, 1), attention=()), rng)
     x, label, tokens = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((4, 4, 1), (), (2, D_EMB)))
     call = eqx.filter_jit(lambda network, *values: network(*values))
     out = call(drawn, x, label, tokens)

@@ -1,0 +1,153 @@
+"""Weights of a run as one file, and runs that start from such a file or from published weights.
+
+A .safetensors file of ours holds the network's arrays and the class table by their names in `Model`, such as
+`network.blocks.qkv.weight` and `table`, float32, averaged over training; its metadata (text by name) say what they are:
+
+    layout                  "patina"
+    config, statistics      JSON, as in the run's folder
+    step, ema               of the checkpoint, and the decay of the average
+
+Also read: files of safetensors, or of `torch.save`, with a DiT in the layout of facebookresearch/DiT or diffusers, or
+an LDM U-Net in that of CompVis/latent-diffusion or diffusers (see `imagegen.networks`). Which one it is is seen by the
+names. A class table comes with DiT and CompVis's checkpoints; diffusers' U-Net has none, and the run's own new one
+stays. Of a DiT that also predicts variances, the half of the last layer that predicts the image's noise is taken.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from imagegen.checkpoint import named
+from imagegen.config import as_json
+from imagegen.model import Model, TextModel
+from imagegen.networks import diffusers_layouts, dit_weights, ldm_weights
+from imagegen.networks.dit import DiT
+from imagegen.networks.ldm_unet import LDMUNet
+from imagegen.networks.states import State, check_state, float32
+from imagegen.run import load_run
+from imagegen.statistics import as_json as statistics_as_json
+from imagegen.step import State as TrainingState
+from imagegen.step import Task
+from imagegen.torch_files import read_state_dict
+from theory._checks import InputError, require
+from theory._files import write_whole
+
+__all__ = ["export_run", "note_start", "read_weights", "start_from", "started"]
+
+
+def export_run(folder: Path, file: Path, *, ema: float | None = None) -> None:
+    """Write the averaged weights of a run's newest checkpoint as one .safetensors file, whole or not at all.
+
+    Raises `InputError` for another ending, a folder without a run or checkpoint, and a decay that it has not got.
+    """
+    from safetensors.numpy import save
+
+    require(file.suffix == ".safetensors", "out", f"'{file}'", "a file that ends in .safetensors")
+    require(file.parent.is_dir(), "out", f"'{file}'", "in a folder that exists")
+    run = load_run(folder, ema=ema)
+    arrays = {name: np.asarray(leaf) for name, leaf in _arrays(run.denoiser.model).items()}
+    about = {
+        "layout": "patina",
+        "config": as_json(run.config),
+        "statistics": statistics_as_json(run.statistics),
+        "step": str(run.step),
+        "ema": str(run.config.ema[-1] if ema is None else ema),
+    }
+    write_whole(file, save(arrays, about))
+
+
+def read_weights(file: Path) -> tuple[dict[str, np.ndarray], bool]:
+    """The arrays of a file by name, and whether they are in our layout.
+
+    Raises `InputError` for a file that is missing or cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    require(file.is_file(), "start", f"'{file}', which is no file", "a file of weights")
+    if file.suffix != ".safetensors":
+        return read_state_dict(file), False
+    try:
+        with safe_open(file, framework="np") as opened:
+            ours = (opened.metadata() or {}).get("layout") == "patina"
+            return {name: opened.get_tensor(name) for name in opened.keys()}, ours  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise InputError(f"'{file}' cannot be read as safetensors: {error}") from error
+
+
+def start_from(model: Model | TextModel, file: Path) -> Model | TextModel:
+    """The model with the weights of the file; one that reads text takes those of our layout alone.
+
+    Raises `InputError` for a file that is missing or cannot be read, weights of another network than the model's,
+    naming arrays that differ, and numbers that are not finite.
+    """
+    state, ours = read_weights(file)
+    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+    shapes = {name: leaf.shape for name, leaf in _arrays(model).items()}
+    try:
+        found: Mapping[str, Any] = state if ours else _arrays(_published(model, state))
+        check_state(found, shapes, "the run's model")
+    except InputError as error:
+        raise InputError(f"start: '{file}' does not fit a run of {type(model.network).__name__}: {error}") from error
+    filled = jax.tree.unflatten(jax.tree.structure(arrays), [float32(found[name]) for name in shapes])
+    return eqx.combine(filled, rest)
+
+
+def _published(model: Model | TextModel, state: State) -> Model:
+    """A model with published weights, of the sizes that these have."""
+    network: Any = model.network
+    if isinstance(model, TextModel):
+        raise InputError("the file must be one that `export` wrote, for a run that reads text.")
+    if isinstance(network, DiT):
+        known = diffusers_layouts.dit_state(state, network.grid) if diffusers_layouts.is_dit(state) else state
+        filled, table = dit_weights.from_reference(known, heads=network.heads)
+        require(filled.shape == network.shape, "state", f"for {filled.shape}", f"for images of shape {network.shape}")
+        twice = len(filled.final.bias) == 2 * len(network.final.bias)
+        return Model(dit_weights.without_variances(filled) if twice else filled, table)
+    require(isinstance(network, LDMUNet), "state", "another layout", "written by `export`")
+    if diffusers_layouts.is_ldm(state):
+        return Model(ldm_weights.from_reference(diffusers_layouts.ldm_state(state), network), model.table)
+    inner, rows = ldm_weights.of_checkpoint(state)
+    return Model(ldm_weights.from_reference(inner, network), model.table if rows is None else float32(rows))
+
+
+def _arrays(model: PyTree) -> dict[str, Any]:
+    """What is trained, by name: `network.blocks.qkv.weight`, `table`."""
+    return {name.removeprefix("."): leaf for name, leaf in named(eqx.filter(model, eqx.is_inexact_array)).items()}
+
+
+def note_start(file: Path, noted: Path) -> str:
+    """What a run notes of the file that it starts from, in the file `noted`: JSON with its SHA-256.
+
+    Raises `InputError` for a missing file, and for one that has changed since `noted` was written.
+    """
+    require(file.is_file(), "start", f"'{file}', which is no file", "a file of weights")
+    with file.open("rb") as stream:
+        note = json.dumps({"start": str(file), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}) + "\n"
+    same = not noted.exists() or json.loads(noted.read_text(encoding="utf-8")) == json.loads(note)
+    require(same, "start", f"'{file}', changed since", "the same file as when the run began, or choose another --out")
+    return note
+
+
+def started(state: TrainingState, task: Task, file: Path) -> TrainingState:
+    """The state of a run that has not begun, its weights and their averages those of the file.
+
+    Raises `InputError` as `start_from` does.
+    """
+    model = start_from(eqx.combine(state.parameters, task.static), file)
+    arrays = eqx.filter(model, eqx.is_inexact_array)
+    # the step uses each of them up, so each is an array of its own
+    parameters, *averages = (jax.tree.map(_placed, state.parameters, arrays) for _ in range(1 + len(state.averages)))
+    return TrainingState(parameters, tuple(averages), state.moments, state.step)
+
+
+def _placed(like: jax.Array, array: jax.Array) -> jax.Array:
+    """The array, split over devices and hosts as `like` is."""
+    values = np.asarray(array)
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda part: values[part])
