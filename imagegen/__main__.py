@@ -204,12 +204,14 @@ def reference(
         out: The .npz file.
     """
     from imagegen.data.builtin import make_source
+    from imagegen.data.latents import LatentSource
     from imagegen.data.source import ArraySource
     from imagegen.evaluate import good
     from imagegen.inception import load_inception
     from imagegen.references import write_reference
 
     source = make_source(data, split, resolution=resolution)
+    require(not isinstance(source, LatentSource), "data", f"'{data}', latents", "the images themselves")
     clean = good(source) if isinstance(source, ArraySource) else source
     write_reference(clean, load_inception(weights), out, data=data, split=split)
     print(f"wrote {out}")
@@ -290,7 +292,7 @@ def _papers(name: str, folder: Path, dry_run: bool, rehearse: bool, files: dict[
         return 0
     if rehearse:
         tables = {table: [rehearsal(run) for run in runs] for table, runs in tables.items()}
-    number = REHEARSED if rehearse else SAMPLES
+    number, folder = (REHEARSED, folder / "rehearsal") if rehearse else (SAMPLES, folder)
     print(answer(run_papers(tables, folder, samples=number, **files)))
     return 0
 

@@ -244,7 +244,7 @@ def evaluate_run(folder: Path, samples: Path | None = None, *, features: Feature
     """
     config = configs.load(folder / "config.json")
     latent = statistics.load(folder / "statistics.json").latent
-    require(not latent, "features", "classifier", "inception for a run on latents, whose data are no images")
+    require(latent == "", "features", "classifier", "inception for a run on latents, whose data are no images")
     file = newest_samples(folder) if samples is None else samples
     images, labels = read_samples(file)
     train, test = reference_images(config)

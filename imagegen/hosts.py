@@ -109,7 +109,8 @@ def leads() -> bool:
 
 
 def agree(given: str, folder: Path) -> None:
-    """Raise `InputError`, on every host, unless all were `given` the same and see in `folder` what host 0 wrote there.
+    """Raise `InputError`, on every host, unless all were `given` the same (config and data) and see in `folder` what
+    host 0 wrote there.
 
     Every host calls this after host 0 has written `folder/config.json`. One host alone always agrees.
     """
@@ -120,7 +121,8 @@ def agree(given: str, folder: Path) -> None:
     digest = np.frombuffer(hashlib.sha256(given.encode()).digest(), np.uint8)
     digests = multihost_utils.process_allgather(digest)
     other = np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
-    require(not other, "the config", f"another on host {other} than on host 0", "the same on all hosts")
+    allowed = "the same on all hosts"
+    require(not other, "the config, or the data", f"another on host {other} than on host 0", allowed)
     blind = np.flatnonzero(~multihost_utils.process_allgather(np.array(_appears(folder / "config.json")))).tolist()
     require(not blind, "out", f"{folder}, where host {blind} does not see host 0's files", "a folder that all share")
 

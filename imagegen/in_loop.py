@@ -8,6 +8,7 @@ to `LARGEST` = 4000 of each, evenly spaced, the good ones before any degradation
 numbers to be quoted, there are `sample` and `evaluate`.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.files import file_source
 from imagegen.data.latents import LatentSource
-from imagegen.data.source import ArraySource, Source, read_batch
+from imagegen.data.source import NUMBERS, ArraySource, Source, read_batch
 from imagegen.evaluate import PER_CLASS, SMALLEST, evaluate_samples
 from imagegen.features import Features, train_features
 from imagegen.model import ModelDenoiser
@@ -45,7 +46,10 @@ def prepare(config: Config) -> InLoop:
 
     Raises `ValueError` where there are too few held-out images: fewer than 40 in all of classes with 4 or more.
     """
-    train, test = (make_source(config.data, split, resolution=config.resolution) for split in ("train", "test"))
+    train, test = (
+        make_source(config.data, split, resolution=config.resolution, bad_share=config.bad_share)
+        for split in ("train", "test")
+    )
     latent = isinstance(file_source(train), LatentSource)
     require(not latent, "evaluate_every", config.evaluate_every, "0 for latents, which are no images")
     counts = np.minimum(*(np.bincount(source.labels, minlength=source.classes) for source in (train, test)))
@@ -62,7 +66,8 @@ def prepare(config: Config) -> InLoop:
 def _of_classes(source: Source, classes: Int[np.ndarray, " k"]) -> ArraySource:
     """Up to `LARGEST` good images of these classes, evenly spaced, in memory."""
     rows = np.flatnonzero(np.isin(source.labels, classes))
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(LARGEST, len(rows))).astype(int))]
+    most = max(1, min(LARGEST, len(rows), NUMBERS // math.prod(source.shape)))
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
     batch = read_batch(source, rows)
     good = np.flatnonzero(~batch.get("degraded", np.zeros(len(rows), bool)))
     return ArraySource(source.name, batch["image"][good], batch["label"][good], source.class_names)

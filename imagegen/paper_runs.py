@@ -23,13 +23,17 @@ from imagegen._names import require_one_of
 from imagegen.config import Config
 from imagegen.data.tokens import LENGTH, VOCABULARY, Vocabulary
 from imagegen.evaluate import evaluate_run
+from imagegen.inception import load_inception
 from imagegen.model import make_model, model_flops
 from imagegen.networks.registry import parameter_count
 from imagegen.papers import DATA, PAPERS, SAMPLES, Data, PaperRun, named
+from imagegen.pretrained import Autoencoder
+from imagegen.references import read_reference, require_comparable
 from imagegen.samples import make_samples
 from imagegen.standard import evaluate_standard
 from imagegen.statistics import Statistics
 from imagegen.training import train
+from sim.experiments.base import plain
 from theory._checks import make_folder, require
 from theory._files import write_whole
 
@@ -134,10 +138,7 @@ def run_papers(
     Inception, and for one of the two files without the other.
     """
     require((weights is None) == (reference is None), "weights, reference", (weights, reference), "given together")
-    for name in {run.config.data for runs in tables.values() for run in runs} & DATA.keys():
-        latent = DATA[name].shape[0] != DATA[name].side
-        given = not latent or None not in (decoder, weights)
-        require(given, "decoder, weights", (decoder, weights), f"given, to score samples of the latents '{name}'")
+    _require_scorable({run.config.data for runs in tables.values() for run in runs}, decoder, weights, reference)
     missing = _missing(tables)
     require(not missing, "data", "; ".join(missing), "all there before a table of runs starts")
     for runs in tables.values():
@@ -148,11 +149,43 @@ def run_papers(
         make_folder("out", folder / table)
         for run in tqdm(runs, desc=table, unit="run", disable=None):
             file = folder / table / f"{run.name}.json"
-            if not file.exists():
+            if file.exists():
+                _require_same(file, run, samples)
+            else:
                 page = _scored(run, folder / table / run.name, samples, decoder, weights, reference)
                 write_whole(file, json.dumps(page, indent=1) + "\n")
             files.append(file)
     return files
+
+
+def _require_scorable(names: set[str], decoder: Path | None, weights: Path | None, reference: Path | None) -> None:
+    """Refuse what would end the first run's scoring, after its training: files that cannot be used, or not for all."""
+    latents = {name for name in names & DATA.keys() if DATA[name].shape[0] != DATA[name].side}
+    files = (decoder, weights)
+    require(not latents or None not in files, "decoder, weights", files, f"given, to score samples of {latents}")
+    require(bool(latents) or decoder is None, "decoder", decoder, "left out where no table is of latents")
+    several = weights is not None and len(names) > 1
+    require(not several, "sweep", f"tables of {len(names)} data sets", "tables of one: each has its own reference")
+    if decoder is not None:
+        Autoencoder(decoder)
+    if weights is not None and reference is not None:
+        side = next(DATA[name].side for name in names)
+        require_comparable(read_reference(reference), load_inception(weights).sha256, (side, side, 3))
+
+
+def _require_same(file: Path, run: PaperRun, samples: int) -> None:
+    """A result of another config, sampling or number of samples is not taken for this run's."""
+    before = json.loads(file.read_text(encoding="utf-8"))
+    same = all(before.get(name) == value for name, value in _made(run, samples).items())
+    require(same, "out", f"'{file}'", "a folder without results that were made otherwise")
+
+
+def _made(run: PaperRun, samples: int) -> dict[str, Any]:
+    made: Any = plain(
+        {"config": dataclasses.asdict(run.config), "how": dataclasses.asdict(run.how), "samples": samples}
+    )
+    found: dict[str, Any] = made
+    return found
 
 
 def _scored(
@@ -165,7 +198,7 @@ def _scored(
     else:
         file = evaluate_standard(folder, made, weights, reference)
     page = json.loads(file.read_text(encoding="utf-8"))
-    return {"name": run.name, "reported": run.reported, "config": dataclasses.asdict(run.config), "scores": page}
+    return {"name": run.name, "reported": run.reported, **_made(run, samples), "scores": page}
 
 
 def answer(files: Sequence[Path]) -> str:

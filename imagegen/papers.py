@@ -62,7 +62,7 @@ DIT_IMAGENET = Config(
 )
 """SC: batch 32 on each of 8 A100, 400K steps, 2.5 days."""
 LDM_CC3M = dataclasses.replace(
-    LDM_IMAGENET, data="data/cc3m-256-vq-f4", text="train", text_encoder="text-base", steps=396_000
+    LDM_IMAGENET, data="data/cc3m-256-vq-f4", text="train", text_encoder="text-base", steps=396_000, flip=False
 )
 """SC: trainable BERT-base, 396K steps, 7.5 days on 8 A100."""
 CIFAR_SPD = Config(**_LONG, data="data/cifar10", network="unet-cifar", batch=256, steps=500_000, null_rate=0.0)

@@ -3,14 +3,15 @@
     AutoencoderKL   x -> N(m, s²), the latents of Stable Diffusion and DiT (kl-f8)
     VQModel         x -> m, s = 0, before it is quantised, as LDM-4 is trained (vq-f4); decoding quantises
 
-Both in the diffusers library's layout, from a folder on disk; nothing is downloaded. Latents are scaled so that they
-are of about unit variance: by `scaling_factor` in the autoencoder's config.json for AutoencoderKL, by 1 for VQModel.
+Both in the diffusers library's layout, from a folder on disk; nothing is downloaded. Latents are scaled: by the
+`scaling_factor` of config.json (diffusers' 0.18215 if it is not there) for AutoencoderKL, by 1 for VQModel.
 """
 
 import hashlib
 import importlib
 import importlib.util
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,9 @@ class Autoencoder:
         make: Any = getattr(importlib.import_module("diffusers"), kind)
         self._model = make.from_pretrained(str(folder), local_files_only=True).to(device).eval()
         self._device = device
-        self.scale = float(config["scaling_factor"]) if self._variational else 1.0
-        self._sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        self._lock = threading.Lock()  # threads that prepare take turns: one at a time fills a device
+        self.scale = float(self._model.config.scaling_factor) if self._variational else 1.0
+        self.sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes() + repr(self.scale).encode()).hexdigest()
 
     def about(self, side: int) -> dict[str, Any]:
         """What a manifest says of latents of images of this side: `shape` (h, w, c), `scale`, `autoencoder`.
@@ -63,9 +65,12 @@ class Autoencoder:
         """
         try:
             mean, _ = self.encode(np.zeros((1, side, side, 3), np.float32))
+            back = self.decode(mean).shape[1]
         except RuntimeError as error:
             raise InputError(f"resolution must be one that the autoencoder divides; got {side} ({error}).") from error
-        return {"shape": list(mean.shape[1:]), "scale": self.scale, "autoencoder": self._sha256}
+        allowed = "one that the autoencoder divides"
+        require(back == side, "resolution", f"{side}, decoded to {back}", allowed)
+        return {"shape": list(mean.shape[1:]), "scale": self.scale, "autoencoder": self.sha256}
 
     def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> Sequence[bytes]:
         """The laws of both orientations of b images in [-1, 1], as `imagegen.data.latents` stores them."""
@@ -80,7 +85,7 @@ class Autoencoder:
     ) -> tuple[Float[np.ndarray, "b h2 w2 c"], Float[np.ndarray, "b h2 w2 c"]]:
         """Mean and standard deviation of the latents of images in [-1, 1], scaled."""
         x = self._torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, 3, 1), np.float32)).to(self._device)
-        with self._torch.inference_mode():
+        with self._lock, self._torch.inference_mode():
             if self._variational:
                 law = self._model.encode(x).latent_dist
                 mean, std = law.mean, law.std

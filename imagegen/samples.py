@@ -66,7 +66,7 @@ def _asked_in_words(tokenizer: CaptionTokenizer, config: Config, number: int, ca
         turn = evenly(range(len(captions)), number)
         texts, told, columns = [captions[i] for i in turn], list(captions), min(len(captions), 16)
         return _Asked(tokenizer.batch(texts), None, texts, {"captions": told}, "caption", columns)
-    source = make_source(config.data, "test", resolution=config.resolution)
+    source = make_source(config.data, "test", resolution=config.resolution, bad_share=config.bad_share)
     turn = evenly(range(len(source)), number)
     texts = [caption_of(source, i) for i in turn]
     return _Asked(tokenizer.batch(texts), source.labels[turn], texts, {"captions": "held-out"}, "caption", 10)
@@ -108,6 +108,7 @@ def make_samples(
     asked, decode = _asked(run, number, classes, captions), _decoder(run, decoder)
     make_folder("out", target / "parts")
     _require_same(target / "samples.json", _made(run, how, ema, number, seed, asked))
+    # bytes, a part at a time: 50 000 images of 256 pixels are 10 GB
     parts = []
     for low in tqdm(range(0, number, BATCH), desc="sampling", unit="batch", disable=None):
         file = target / "parts" / f"{low:08d}.npy"
@@ -115,15 +116,15 @@ def make_samples(
             key = jax.random.fold_in(sampling_key(seed), low)
             images = decode(generate(run.denoiser, run.statistics.shape, asked.conds[low : low + BATCH], key, how))
             with file.with_suffix(".partial").open("wb") as stream:
-                np.save(stream, images)
+                np.save(stream, to_bytes(images))
             file.with_suffix(".partial").replace(file)
         parts.append(np.load(file))
-    images = np.concatenate(parts)
-    arrays: dict[str, Any] = {"arr_0": to_bytes(images)}
+    made = np.concatenate(parts)
+    arrays: dict[str, Any] = {"arr_0": made}
     np.savez(target / "samples.npz", **arrays if asked.labels is None else {**arrays, "arr_1": asked.labels})
     if asked.captions:
         write_whole(target / "captions.txt", "".join(f"{caption}\n" for caption in asked.captions))
-    save_grid(images[:SHOWN], target / "samples.png", columns=asked.columns)
+    save_grid(made[:SHOWN].astype(np.float32) / 127.5 - 1, target / "samples.png", columns=asked.columns)
     return target / "samples.npz"
 
 
@@ -131,12 +132,15 @@ def _decoder(run: Run, folder: Path | None) -> Callable[[Images], Images]:
     """From what the network makes to images."""
     given = "none" if folder is None else f"'{folder}'"
     allowed = "the folder of the autoencoder, for a run on latents" if run.statistics.latent else "left out for images"
-    require(run.statistics.latent == (folder is not None), "decoder", given, allowed)
+    require((run.statistics.latent != "") == (folder is not None), "decoder", given, allowed)
     if folder is None:
         return lambda images: images
     from imagegen.pretrained import Autoencoder
 
-    return Autoencoder(folder).decode
+    autoencoder = Autoencoder(folder)
+    same = autoencoder.sha256 == run.statistics.latent
+    require(same, "decoder", f"'{folder}'", "the autoencoder, and scale, that the run's latents were prepared with")
+    return autoencoder.decode
 
 
 def _made(run: Run, how: SamplerConfig, ema: float | None, number: int, seed: int, asked: _Asked) -> dict[str, object]:

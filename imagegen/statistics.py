@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from imagegen.data.source import NUMBERS, Source, read_batch, read_record
+from imagegen.data.files import file_source
+from imagegen.data.latents import LatentSource
+from imagegen.data.source import NUMBERS, Source, read_batch
 from theory._checks import require
 from theory._files import write_whole
 from theory.spectra import power_spectrum
@@ -24,8 +26,8 @@ FLOOR = 1e-4
 
 class Statistics(NamedTuple):
     """Of the training images: shape (h, w, c), names of the K classes and their shares, power spectrum
-    (`theory.spectra`, no frequency below `FLOOR` of the mean), and standard deviation over all pixels; whether they are
-    latents.
+    (`theory.spectra`, no frequency below `FLOOR` of the mean), and standard deviation over all pixels; and of latents
+    the SHA-256 of their autoencoder, empty for images.
     """
 
     shape: tuple[int, int, int]
@@ -33,7 +35,7 @@ class Statistics(NamedTuple):
     prior: Float[np.ndarray, " K"]
     spectrum: Float[np.ndarray, "h w"]
     std: float
-    latent: bool = False
+    latent: str = ""
 
 
 def images_of(source: Source, limit: int = LARGEST) -> Float[np.ndarray, "n h w c"]:
@@ -50,7 +52,8 @@ def statistics_of(source: Source) -> Statistics:
     spectrum = power_spectrum(images)
     prior = np.bincount(source.labels, minlength=source.classes) / len(source)
     floored = np.maximum(spectrum, FLOOR * spectrum.mean())
-    latent = "mean" in read_record(source, 0)
+    files = file_source(source)
+    latent = files.files.autoencoder if isinstance(files, LatentSource) else ""
     return Statistics(source.shape, source.class_names, prior, floored, float(images.std()), latent)
 
 
@@ -71,7 +74,7 @@ def load(file: Path) -> Statistics:
     values = json.loads(file.read_text(encoding="utf-8"))
     shape, names = tuple(values["shape"]), tuple(values["class_names"])
     return Statistics(shape, names, np.asarray(values["prior"]), np.asarray(values["spectrum"]), values["std"],
-                      values.get("latent", False))  # fmt: skip
+                      values.get("latent", ""))  # fmt: skip
 
 
 def require_same(statistics: Statistics, before: Statistics) -> None:

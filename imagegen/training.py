@@ -18,6 +18,7 @@ first writes everything but its share of the checkpoints.
 """
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -57,6 +58,7 @@ from imagegen.track import Tracker, make_tracker, require_tracker
 from imagegen.training_data import Gates, gated, make_gates, make_tokenizer, training_source, with_tokens
 from imagegen.weights import note_start, started
 from sim.experiments.base import plain
+from sim.sampling import NotFiniteError
 from theory._checks import make_folder
 from theory._files import write_whole
 
@@ -91,7 +93,7 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     kept = folder / "annotations.npz"
     if config.annotations and kept.exists():
         annotations.require_unchanged(Path(config.annotations), kept)
-    tokenizer = make_tokenizer(config, source, folder / "tokenizer.json")
+    tokenizer = make_tokenizer(config, folder / "tokenizer.json")
     source = with_tokens(source, tokenizer)
     task, state = make_task(config, known, None if tokenizer is None else tokenizer.vocabulary, mesh)
     note = note_start(Path(config.start), folder / "start.json") if config.start else ""
@@ -111,7 +113,9 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
                 write_whole(folder / "start.json", note)
             if config.annotations and not kept.exists():
                 write_whole(kept, Path(config.annotations).read_bytes())
-        agree(repr(config), folder)
+        labels = hashlib.sha256(source.labels.tobytes()).hexdigest()
+        words = "" if tokenizer is None else tokenizer.text
+        agree(repr((config, len(source), source.shape, source.class_names, labels, words)), folder)
         files = file_source(source)
         if files is not None:
             process = jax.process_index()  # each notes what it read itself
@@ -124,7 +128,7 @@ def _lost_host_explained() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
             raise
         raise HostLost(
             f"what {jax.process_count()} hosts do together failed on host {jax.process_index()}, most likely since "
@@ -189,9 +193,7 @@ class _Run:
                 if config.samples_every and (number % config.samples_every == 0 or number == config.steps):
                     self._show(state, number)
                 if self.beside and (number % config.evaluate_every == 0 or number == config.steps):
-                    line = in_loop.evaluation(self.beside, average_denoiser(self.task, state), config, number)
-                    if leads():
-                        _append(self.folder / "evaluations.jsonl", line)
+                    self._evaluate(state, number)
                 if number % config.checkpoint_every == 0 or number == config.steps:
                     checkpoints.save(number, state)
                     if leads() and bar.disable:  # not on a terminal: a log gets a line for each checkpoint
@@ -228,6 +230,16 @@ class _Run:
             shown["MFU"] = f"{flops * rate / (peak * self.mesh.size):.0%}"
         bar.set_postfix(shown)
 
+    def _evaluate(self, state: State, number: int) -> None:
+        """A line of evaluations.jsonl; that samples were not finite is told there, and ends nothing."""
+        assert self.beside is not None
+        try:
+            line = in_loop.evaluation(self.beside, average_denoiser(self.task, state), self.config, number)
+        except NotFiniteError as error:
+            line = {"step": number, "failed": str(error)}
+        if leads():
+            _append(self.folder / "evaluations.jsonl", line)
+
     def _show(self, state: State, number: int) -> None:
         """A grid of samples of the averaged weights, a column for each of up to 16 classes, or of the first captions,
         which stand in captions.txt then; every host makes it."""
@@ -237,7 +249,13 @@ class _Run:
             records = [self.source[index] for index in range(columns)]
             conds = np.stack([record["tokens"] for record in records])[conds]
         denoiser = average_denoiser(self.task, state)
-        images = generate(denoiser, self.source.shape, conds, sampling_key(self.config.seed), SamplerConfig(steps=20))
+        try:
+            images = generate(
+                denoiser, self.source.shape, conds, sampling_key(self.config.seed), SamplerConfig(steps=20)
+            )
+        except NotFiniteError as error:
+            print(f"{self.folder.name}: step {number}: no samples, {error}", flush=True)
+            return
         if leads():
             save_grid(images, self.folder / "samples" / f"step-{number:07d}.png", columns=columns)
             if self.config.text:

@@ -63,9 +63,10 @@ def training_source(config: Config) -> Source:
     return source.subset(clean) if isinstance(source, ArraySource) else Subset(source, clean)
 
 
-def make_tokenizer(config: Config, source: Source, kept: File) -> CaptionTokenizer | None:
+def make_tokenizer(config: Config, kept: File) -> CaptionTokenizer | None:
     """The tokenizer of a run: none where it reads no text, the one that it has `kept`, or else one from the config's
-    file, or trained on the captions of the source.
+    file, or trained on the captions of its data, as they are before any corruption: so runs that differ in it alone
+    have the same.
 
     Raises `ValueError` for captions or a file that are missing, a bad file, and one that has changed since it was kept.
     """
@@ -78,6 +79,7 @@ def make_tokenizer(config: Config, source: Source, kept: File) -> CaptionTokeniz
                 f"'{kept}', or choose another --out")  # fmt: skip
         return load_tokenizer(kept, config.text_length)
     if config.text == "train":
+        source = make_source(config.data, "train", resolution=config.resolution, bad_share=config.bad_share)
         return train_tokenizer(captions_of(source), config.text_length)
     return load_tokenizer(named, config.text_length)
 

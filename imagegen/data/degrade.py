@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from imagegen._names import require_one_of
-from imagegen.data.source import ArraySource, Record, Source, SourceWrapper, read_record
+from imagegen.data.source import ArraySource, Record, Source, SourceWrapper, Subset, read_record
 from theory._checks import require, require_between
 
 Image = Float[np.ndarray, "h w c"]
@@ -190,7 +190,11 @@ def degraded_flags(source: Source) -> Bool[np.ndarray, " n"] | None:
     """Which samples are degraded, without reading an image; None where nothing says so."""
     if isinstance(source, ArraySource):
         return source.extras.get("degraded")
-    if not isinstance(source, Degraded):
+    if not isinstance(source, SourceWrapper):
         return None
     before = degraded_flags(source.source)
+    if isinstance(source, Subset):
+        return None if before is None else before[source.indices]
+    if not isinstance(source, Degraded):
+        return before
     return source.degraded if before is None else source.degraded | before

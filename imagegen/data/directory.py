@@ -4,8 +4,8 @@
     DIR/00000.tar, ...                      img2dataset's shards (`imagegen.data.tars`)
     DIR/CLASS/IMAGE.jpg, ...                a folder per class (`imagegen.data.folder`)
 
-Shards and classes may lie in DIR/train and DIR/val: these are the splits "train" and "test". Without DIR/val a fifth,
-but at most `MOST_HELD_OUT` images, is held out of each class in equal shares, always the same.
+Shards and classes may lie in DIR/train and DIR/val, or else DIR/test: these are the splits "train" and "test". Without
+the latter a fifth, but at most `MOST_HELD_OUT` images, is held out of each class in equal shares, always the same.
 """
 
 import itertools
@@ -27,8 +27,8 @@ from theory._checks import require
 
 MOST_HELD_OUT = 10_000
 """Images held out at most, where there is no DIR/val."""
-FOLDERS = {"train": "train", "test": "val"}
-"""Of the splits, where there are any."""
+TRAIN, TEST = "train", ("val", "test")
+"""Folders of the splits, where there are any: the first of TEST that is there."""
 EXPECTED = "a folder with one folder of images per class, img2dataset's shards *.tar, or what `prepare` wrote"
 
 
@@ -45,12 +45,12 @@ def from_directory(root: Path, split: str, resolution: int = 0, bad_share: float
     if (root / MANIFEST).is_file():
         return _prepared(root, split, resolution, bad_share)
     require(resolution >= 1, "resolution", resolution, need)
-    training = root / FOLDERS["train"]
+    training = root / TRAIN
     if not training.is_dir():
         return _held_out(root.name, _files(root)(root), split, resolution, bad_share)
-    kind, testing = _files(training), root / FOLDERS["test"]
+    kind, testing = _files(training), next((root / name for name in TEST if (root / name).is_dir()), None)
     files = kind(training)
-    if not testing.is_dir():
+    if testing is None:
         return _held_out(root.name, files, split, resolution, bad_share)
     if split == "test":
         files = kind(testing, files.class_names)

@@ -75,6 +75,7 @@ class Prepared(Files):
         require_one_of(f"content of '{root}'", manifest["content"], CONTENTS)
         about = manifest.get("about", {})
         self.latent_shape: tuple[int, int, int] = tuple(about.get("shape", (0, 0, 0)))
+        self.autoencoder = str(about.get("autoencoder", ""))
         known = manifest["splits"][split]
         self._shards = [root / shard["file"] for shard in known["shards"]]
         for file, shard in zip(self._shards, known["shards"], strict=True):

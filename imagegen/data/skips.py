@@ -7,6 +7,7 @@ threads that read; above a share of the samples seen so far the run is better st
 
 import dataclasses
 import json
+import math
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -119,8 +120,10 @@ class Skips:
             return
         self._seen[index] = True
         self._count += 1
-        bad = len(self._bad)
-        if self._count >= min(LEAST_SEEN, self._seen.size) and bad > self.bad_share * self._count:
+        bad, count, share = len(self._bad), self._count, self.bad_share
+        # three standard deviations more than the share while but a part was seen: no alarm by chance
+        spare = 3 * math.sqrt(share * (1 - share) * count) if count < self._seen.size else 0.0
+        if count >= min(LEAST_SEEN, self._seen.size) and bad > share * count + spare:
             named = "; ".join(f"{key}: {why}" for key, why in list(self._bad.values())[:NAMED])
             require(False, f"data '{self.name}'", f"{bad} of the {self._count} seen so far that are not ({named})",
                     f"readable but for a share of {self.bad_share:g} (bad_share) of the images")  # fmt: skip

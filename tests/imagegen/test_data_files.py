@@ -91,19 +91,32 @@ def test_each_unreadable_sample_is_read_and_counted_once():
     assert source.files.reads[before:] == [12]
 
 
-@pytest.mark.parametrize(("bad", "stops"), [(5, False), (6, True)])
+@pytest.mark.parametrize(("bad", "stops"), [(10, False), (12, True)])
 def test_above_the_share_of_unreadable_images_reading_stops_and_says_so(bad, stops):
     source = listed([0] * 200, bad=range(bad), bad_share=0.05)
     for index in range(99):  # too few to judge
         source.sample(index)
     if stops:
         message = (
-            r"'listed' must be readable but for a share of 0.05 \(bad_share\) .* got 6 of the 100 .*\(key-0: .*key-4"
+            r"'listed' must be readable but for a share of 0.05 \(bad_share\) .* got 12 of the 100 .*\(key-0: .*key-4"
         )
         with pytest.raises(ValueError, match=message):
             source.sample(99)
     else:
         for index in range(99, 200):
+            source.sample(index)
+
+
+def test_a_share_that_is_allowed_ends_nothing_by_chance_before_all_are_seen():
+    # 3 % are bad, 5 % allowed: without room for chance every fifth order of the images would end a run
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        source = listed([0] * 2000, bad=rng.choice(2000, 60, replace=False).tolist(), bad_share=0.05)
+        for index in range(2000):
+            source.sample(index)
+    with pytest.raises(ValueError, match="got 51 of the 1000 seen so far"):
+        source = listed([0] * 1000, bad=range(949, 1000), bad_share=0.05)
+        for index in range(1000):
             source.sample(index)
 
 

@@ -24,13 +24,13 @@ SIDE = 32
 class Pooled:
     """Means of squares of 4 x 4 pixels as latents, of different scales by channel; decoded into equal pixels."""
 
-    content = "latents"
+    content, sha256 = "latents", "of this test"
 
     def __init__(self, folder=None):
         pass
 
     def about(self, side):
-        return {"shape": [side // 4, side // 4, 3], "scale": 2.0, "autoencoder": "of this test"}
+        return {"shape": [side // 4, side // 4, 3], "scale": 2.0, "autoencoder": self.sha256}
 
     def __call__(self, images):
         laws = []
@@ -80,8 +80,8 @@ def test_prepared_latents_are_those_of_the_images_and_their_mirrored_ones(folder
             np.testing.assert_allclose(record["mean"][side], expected, atol=2e-3)
         np.testing.assert_array_equal(record["image"], record["mean"][0])
         assert np.all(record["std"] == 0.125)
-    assert statistics_of(latents).latent
-    assert not statistics_of(images).latent
+    assert statistics_of(latents).latent == Pooled.sha256
+    assert statistics_of(images).latent == ""
 
 
 def test_latents_train_and_their_samples_are_decoded(folders, tmp_path, small_network, monkeypatch, capsys):
@@ -100,6 +100,10 @@ def test_latents_train_and_their_samples_are_decoded(folders, tmp_path, small_ne
     assert main(sample) == 2
     assert "decoder must be the folder of the autoencoder" in capsys.readouterr().err
     monkeypatch.setattr(pretrained, "Autoencoder", Pooled)
+    monkeypatch.setattr(Pooled, "sha256", "another's")
+    assert main([*sample, "--decoder", "there"]) == 2
+    assert "that the run's latents were prepared with" in capsys.readouterr().err
+    monkeypatch.setattr(Pooled, "sha256", "of this test")
     assert main([*sample, "--decoder", "there"]) == 0
     with np.load(tmp_path / "run" / "samples-4" / "samples.npz") as archive:
         assert archive["arr_0"].shape == (4, SIDE, SIDE, 3)

@@ -50,7 +50,7 @@ def small():
 
 def prepared(config, folder):
     source = training_source(config)
-    tokenizer = make_tokenizer(config, source, folder / "tokenizer.json")
+    tokenizer = make_tokenizer(config, folder / "tokenizer.json")
     return with_tokens(source, tokenizer), tokenizer
 
 
@@ -154,15 +154,14 @@ def test_a_tokenizer_file_is_kept_and_must_not_change(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text(train_tokenizer(["a red circle"], 16).text)
     config, kept = dataclasses.replace(TEXT, text=str(file)), tmp_path / "tokenizer.json"
-    source = make_source("shapes", "test")
-    first = make_tokenizer(config, source, kept)
+    first = make_tokenizer(config, kept)
     assert first.text == file.read_text()
     kept.write_text(first.text)
     file.write_text(train_tokenizer(["a blue square"], 16).text)
     with pytest.raises(ValueError, match="changed since"):
-        make_tokenizer(config, source, kept)
+        make_tokenizer(config, kept)
     file.unlink()
-    assert make_tokenizer(config, source, kept) == first
+    assert make_tokenizer(config, kept) == first
 
 
 @pytest.mark.slow
@@ -265,4 +264,4 @@ def test_data_without_captions_are_refused_before_a_folder_is_made(tmp_path):
 def test_classes_are_not_captions(tmp_path):
     statistics = statistics_of(make_source("digits", "train"))
     assert make_operators(TEXT, statistics).label_operator is None
-    assert make_tokenizer(Config(), make_source("digits", "train"), tmp_path / "tokenizer.json") is None
+    assert make_tokenizer(Config(), tmp_path / "tokenizer.json") is None
