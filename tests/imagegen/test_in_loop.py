@@ -53,7 +53,7 @@ def test_images_are_those_of_up_to_25_classes_and_good_ones(monkeypatch):
         "train": ArraySource("many", images, labels, names, {"degraded": degraded}),
         "test": ArraySource("many", images[labels != 0], labels[labels != 0], names),
     }
-    monkeypatch.setattr(in_loop, "make_source", lambda data, split, resolution: sources[split])
+    monkeypatch.setattr(in_loop, "make_source", lambda data, split, **how: sources[split])
     found = prepare(dataclasses.replace(SMALL, data="many.npz"))
     classes = np.unique(found.conds)
     assert (len(found.conds), len(classes), 0 in classes) == (SAMPLES, 25, False)
@@ -66,7 +66,7 @@ def test_images_are_those_of_up_to_25_classes_and_good_ones(monkeypatch):
 
 def test_data_with_too_few_held_out_images_are_refused_before_training(monkeypatch, tmp_path):
     few = make_source("digits", "test").subset(np.arange(20))
-    monkeypatch.setattr(in_loop, "make_source", lambda data, split, resolution: few)
+    monkeypatch.setattr(in_loop, "make_source", lambda data, split, **how: few)
     with pytest.raises(ValueError, match="evaluate_every must be 0 for data with fewer than 40 held-out images"):
         train(SMALL, tmp_path / "run", jax.devices()[:1])
     assert not (tmp_path / "run").exists()

@@ -65,7 +65,7 @@ def test_unknown_tables_and_options_of_the_others_are_refused(tmp_path, capsys):
     assert main(["sweep", "digits-paths", "--rehearse"]) == 2
     assert "left out but for papers" in capsys.readouterr().err
     with pytest.raises(ValueError, match="given together"):
-        run_papers({}, tmp_path, weights=tmp_path)
+        run_papers({}, tmp_path, weights=tmp_path)  # and no reference
     table = tables_of("papers/slight-corruption/ldm-4-imagenet")
     with pytest.raises(ValueError, match="given, to score samples of the latents"):
         run_papers(table, tmp_path)
