@@ -25,6 +25,7 @@ from imagegen.run import Run, load_run
 from imagegen.sampling import SamplerConfig, generate, walk
 from imagegen.sweep import run_sweep
 from imagegen.training import Stopped, train
+from imagegen.weights import export_run
 
 __all__ = [
     "NETWORKS",
@@ -44,6 +45,7 @@ __all__ = [
     "annotate_source",
     "batches",
     "evaluate_samples",
+    "export_run",
     "forward_flops",
     "generate",
     "load_run",

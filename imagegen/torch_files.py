@@ -99,7 +99,7 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(str(pid[2]), pid[1].name)
 
 
-def read_torch(file: Path) -> Any:
+def read_torch(file: Path) -> object:
     """What the file holds: dictionaries and lists as they are, tensors as arrays (bfloat16 as float32).
 
     Raises `InputError` for a file that is missing, damaged, or not written by `torch.save`.
@@ -119,7 +119,7 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
 
     Raises `InputError` as `read_torch` does, and where there are no arrays.
     """
-    held = read_torch(file)
+    held: Any = read_torch(file)
     for name in ("ema", "state_dict", "model"):
         if isinstance(held, Mapping) and isinstance(held.get(name), Mapping):
             held = held[name]
