@@ -6,9 +6,9 @@
     Inception Score   exp E KL(p(y|x) ‖ p(y)), mean over splits                                  Salimans et al. 2016
     KID               unbiased squared MMD with the kernel (x·y/d + 1)³, mean over subsets       Bińkowski et al. 2018
 
-Precision and recall are `sim.neighbours.precision_recall`. **FID depends on the number of samples**: it is biased up by
-about as much as two samples of that size from one law differ, at 2048 dimensions by tens at n = 1000, 1 to 2 at
-n = 10 000 and a few tenths at n = 50 000; compare only equal numbers, or FID_∞. The reference's own number stays in it.
+Precision and recall are `sim.neighbours.precision_recall`. **FID depends on the number of samples**: with n well above
+the dimension it is biased up by n⁻¹ times the bracket of `sim.distances.frechet_bias_squared`, with fewer by more.
+Compare equal numbers alone, or FID_∞. The reference's own number stays in it.
 
 Moments are accumulated in float64, batch by batch. NumPy on the host.
 """

@@ -17,6 +17,7 @@ from imagegen.fidelity import (
     moments_of,
     shuffled,
 )
+from sim.distances import frechet_bias_squared
 from theory.gaussian import Gaussian, wasserstein2_squared
 
 rng = np.random.default_rng(0)
@@ -58,6 +59,7 @@ def test_the_extrapolated_distance_has_less_bias_than_the_plain_one():
     plain, extrapolated = np.mean(values, axis=0)
     error = np.std(values, axis=0)[1] / np.sqrt(60)
     assert abs(extrapolated) < 4 * error
+    np.testing.assert_allclose(plain, frechet_bias_squared(np.eye(8), 100, 10**9), rtol=0.1)
     assert plain > 20 * error
 
 
