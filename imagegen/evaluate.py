@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
 from imagegen import config as configs
-from imagegen import statistics
 from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.files import file_source
+from imagegen.data.latents import LatentSource
 from imagegen.data.source import ArraySource, Source, few_of, in_memory
 from imagegen.features import REMEMBERED, Features, class_gaussians, fingerprint, read_all, train_features
 from imagegen.figures import BANDS, MANIFOLD, TOP, TRANSPORT, Facts, Rows, all_figures
@@ -229,6 +229,8 @@ def reference_images(config: Config) -> tuple[ArraySource, ArraySource]:
     """
     sources = [make_source(config.data, split, resolution=config.resolution, bad_share=config.bad_share)
                for split in ("train", "test")]  # fmt: skip
+    latent = isinstance(sources[0], LatentSource)
+    require(not latent, "features", "classifier", "inception for a run on latents, whose data are no images")
     few = [source if file_source(source) is None else few_of(source, REFERENCE) for source in sources]
     train, test = (good(in_memory(source)) for source in few)
     return train, test
@@ -243,8 +245,6 @@ def evaluate_run(folder: Path, samples: Path | None = None, *, features: Feature
     `read_samples` and `evaluate_samples` do.
     """
     config = configs.load(folder / "config.json")
-    latent = statistics.load(folder / "statistics.json").latent
-    require(latent == "", "features", "classifier", "inception for a run on latents, whose data are no images")
     file = newest_samples(folder) if samples is None else samples
     images, labels = read_samples(file)
     train, test = reference_images(config)

@@ -98,6 +98,9 @@ class Means:
     content = "means"
     batches = ()
 
+    def about(self, side):
+        return {}
+
     def __call__(self, images):
         self.batches = (*self.batches, len(images))
         return [image.mean((0, 1)).tobytes() for image in images]
@@ -117,7 +120,7 @@ def test_an_encoder_is_given_batches_and_its_contents_are_stored(tmp_path, monke
         header, content = unpack(records[k])
         assert header == {"key": source.key(k), "label": int(source.labels[k])}
         np.testing.assert_array_equal(np.frombuffer(content, np.float32), source[k]["image"].mean((0, 1)))
-    with pytest.raises(ValueError, match=r"content of '.*' must be 'png'; got means"):
+    with pytest.raises(ValueError, match=r"content of '.*' must be one of 'png', 'latents'; got 'means'"):
         make_source(str(tmp_path / "out"))
 
 
