@@ -67,7 +67,7 @@ def test_unknown_tables_and_options_of_the_others_are_refused(tmp_path, capsys):
     with pytest.raises(ValueError, match="given together"):
         run_papers({}, tmp_path, weights=tmp_path)  # and no reference
     table = tables_of("papers/slight-corruption/ldm-4-imagenet")
-    with pytest.raises(ValueError, match="given, to score samples of .*vq-f4"):
+    with pytest.raises(ValueError, match=r"given, to score samples of .*vq-f4"):
         run_papers(table, tmp_path)
     assert set(tables_of("papers")) == set(PAPERS)
 
