@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
-from imagegen.state_files import read_state
+from imagegen.weight_files import read_arrays
 from theory._checks import require
 
 SIDE = 299
@@ -296,9 +296,9 @@ def from_state(state: Mapping[str, np.ndarray]) -> Inception:
 
 def load_inception(file: Path) -> Inception:
     """The network from torch-fidelity's file of weights (`weights-inception-2015-12-05-6726825d.pth`), or .safetensors
-    with the same names; PyTorch is not needed. Raises `InputError` as `read_state` and `from_state` do.
+    with the same names; PyTorch is not needed. Raises `InputError` as `read_arrays` and `from_state` do.
     """
-    return from_state(read_state(file))
+    return from_state(read_arrays(file)[0])
 
 
 def _check(state: Mapping[str, np.ndarray]) -> None:

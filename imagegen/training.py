@@ -38,6 +38,7 @@ from imagegen.checkpoint import Checkpoints, full_disk_explained, require_space
 from imagegen.config import Config
 from imagegen.data.files import file_source
 from imagegen.data.loading import batches
+from imagegen.data.skips import told
 from imagegen.data.source import Source, check_source
 from imagegen.hosts import HostLost, agree, leads, of_host_0
 from imagegen.model import model_flops
@@ -120,6 +121,8 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
         if files is not None:
             process = jax.process_index()  # each notes what it read itself
             files.skips.record(folder / ("skipped.jsonl" if process == 0 else f"skipped-{process}.jsonl"))
+            if leads() and told(folder):
+                print(f"{folder.name}: {len(source)} images. {told(folder)}", flush=True)
         return run.to_the_end(state)
 
 

@@ -35,7 +35,7 @@ from imagegen.run import load_run
 from imagegen.statistics import as_json as statistics_as_json
 from imagegen.step import State as TrainingState
 from imagegen.step import Task
-from imagegen.torch_files import read_state_dict
+from imagegen.weight_files import read_arrays
 from theory._checks import InputError, require
 from theory._files import write_whole
 
@@ -68,17 +68,9 @@ def read_weights(file: Path) -> tuple[dict[str, np.ndarray], bool]:
 
     Raises `InputError` for a file that is missing or cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
     require(file.is_file(), "start", f"'{file}', which is no file", "a file of weights")
-    if file.suffix != ".safetensors":
-        return read_state_dict(file), False
-    try:
-        with safe_open(file, framework="np") as opened:
-            ours = (opened.metadata() or {}).get("layout") == "patina"
-            return {name: opened.get_tensor(name) for name in opened.keys()}, ours  # noqa: SIM118 (no mapping)
-    except SafetensorError as error:
-        raise InputError(f"'{file}' cannot be read as safetensors: {error}") from error
+    arrays, about = read_arrays(file)
+    return arrays, about.get("layout") == "patina"
 
 
 def start_from(model: Model | TextModel, file: Path) -> Model | TextModel:

@@ -7,7 +7,9 @@ the order of indices, after the last the first. So a record depends on its index
 and labels are true; it keeps its index, and all that is drawn from it.
 """
 
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, SupportsIndex
@@ -19,6 +21,10 @@ from imagegen.data.decode import CHANNELS, Unreadable, decode_image
 from imagegen.data.skips import BAD_SHARE, LeftOut, Skips
 from imagegen.data.source import Record, Source, SourceWrapper, position
 from theory._checks import require
+
+PAUSES = (0.1, 1.0, 5.0)
+"""Seconds between tries to read from a disk that fails."""
+Contents = tuple[bytes, dict[str, Any]]
 
 
 class Files(ABC):
@@ -119,7 +125,7 @@ class FileSource:
         if self.skips.known(index):
             return None
         try:
-            content, fields = self.files.read(int(self.rows[index]))
+            content, fields = _patiently(self.files.read, int(self.rows[index]))
             image, more = self.decoded(content)
         except (OSError, Unreadable) as error:
             self.skips.note(index, self.key(index), str(error))
@@ -140,6 +146,18 @@ class FileSource:
         after[members] = np.roll(members, -1)
         after[members[ends]] = members[np.concatenate([[0], ends[:-1] + 1])]
         return after
+
+
+def _patiently(read: Callable[[int], Contents], row: int) -> Contents:
+    """What is read, tried again where a disk fails: a sample that is there must not be replaced in one process only."""
+    for pause in PAUSES:
+        try:
+            return read(row)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError:
+            time.sleep(pause)
+    return read(row)
 
 
 def file_source(source: Source) -> FileSource | None:

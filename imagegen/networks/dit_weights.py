@@ -12,7 +12,7 @@ Its layout, w the width, p the patch, c and o the channels of input and output, 
     final_layer.adaLN_modulation.1     (2w, w)
     final_layer.linear                 (p p o, w)
 
-each with `.weight` and `.bias` where not said otherwise. `imagegen.torch_files.read_state_dict` reads a checkpoint of
+each with `.weight` and `.bias` where not said otherwise. `imagegen.weight_files.read_state_dict` reads a checkpoint of
 the reference.
 """
 

@@ -18,7 +18,7 @@ import pytest
 
 from imagegen.networks.ldm_weights import from_reference, of_checkpoint, to_reference
 from imagegen.networks.registry import make_network, parameter_count
-from imagegen.torch_files import read_state_dict
+from imagegen.weight_files import read_state_dict
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ldm_reference.py"
 TOLERANCE = 1e-4

@@ -1,4 +1,5 @@
-"""Weights out of the files that `torch.save` writes (.pth, .pt, .ckpt), without torch and without running their code.
+"""Weights out of .safetensors files, and of those that `torch.save` writes (.pth, .pt, .ckpt), without torch and
+without running their code.
 
 A file of torch 1.6 or later is a zip: `NAME/data.pkl`, a pickle, and a file `NAME/data/KEY` for each storage, which is
 a flat array. An older one is a row of pickles (a magic number, a version, facts of the system, the object, the
@@ -22,7 +23,7 @@ import numpy as np
 
 from theory._checks import InputError, require
 
-__all__ = ["read_state_dict", "read_torch"]
+__all__ = ["read_arrays", "read_state_dict", "read_torch"]
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """The first object of a file older than torch 1.6."""
@@ -97,6 +98,24 @@ class _Unpickler(pickle.Unpickler):
         if not sound:
             raise pickle.UnpicklingError("a storage of an unknown type")
         return _Storage(str(pid[2]), pid[1].name)
+
+
+def read_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a file by name, and its metadata: of a .safetensors file, or as `read_state_dict`, without any.
+
+    Raises `InputError` for a file that is missing or cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if file.suffix != ".safetensors":
+        return read_state_dict(file), {}
+    require(file.is_file(), "file", f"'{file}', which is no file", "a file of weights")
+    try:
+        with safe_open(file, framework="np") as opened:
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+            return arrays, opened.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"'{file}' cannot be read as safetensors: {error}") from error
 
 
 def read_torch(file: Path) -> object:

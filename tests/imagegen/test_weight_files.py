@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagegen.torch_files import read_state_dict, read_torch
+from imagegen.weight_files import read_state_dict, read_torch
 from theory._checks import InputError
 
 NEW = """
@@ -109,9 +109,9 @@ def test_nothing_is_run(tmp_path):
 @pytest.mark.parametrize("name", ["ema", "state_dict", "model"])
 def test_arrays_are_found_where_trainers_put_them(name, tmp_path, monkeypatch):
     arrays = {"a": np.ones(2)}
-    monkeypatch.setattr("imagegen.torch_files.read_torch", lambda file: {name: arrays, "opt": {"b": np.ones(3)}})
+    monkeypatch.setattr("imagegen.weight_files.read_torch", lambda file: {name: arrays, "opt": {"b": np.ones(3)}})
     assert read_state_dict(tmp_path).keys() == {"a"}
-    monkeypatch.setattr("imagegen.torch_files.read_torch", lambda file: arrays)
+    monkeypatch.setattr("imagegen.weight_files.read_torch", lambda file: arrays)
     assert read_state_dict(tmp_path).keys() == {"a"}
 
 
