@@ -140,8 +140,8 @@ def test_an_interrupt_ends_the_workers_with_the_command(how, tmp_path):
         workers = children(process.pid)
         assert workers
         os.killpg(process.pid, how) if how is signal.SIGINT else os.kill(process.pid, how)
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=240)[1]
     assert process.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
     assert "Traceback" not in error
     assert ("the same command goes on" in error) == (how is signal.SIGINT)
-    assert gone(workers, 60)
+    assert gone(workers, 240)

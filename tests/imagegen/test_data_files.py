@@ -111,14 +111,14 @@ def test_a_share_that_is_allowed_ends_nothing_by_chance_before_all_are_seen():
     # 3 % are bad, 5 % allowed: without room for chance every fifth order of the images would end a run
     rng = np.random.default_rng(0)
     for _ in range(100):
-        source = listed([0] * 2000, bad=rng.choice(2000, 60, replace=False).tolist(), bad_share=0.05)
+        skips, bad = Skips("listed", 2000, 0.05, ()), rng.permutation(2000) < 60
         for index in range(2000):
-            source.sample(index)
-    source = listed([0] * 1000, bad=range(949, 1000), bad_share=0.05)
+            skips.note(index, "key", "why") if bad[index] else skips.good(index)
+    skips = Skips("listed", 1000, 0.05, ())
     for index in range(999):
-        source.sample(index)
+        skips.note(index, "key", "why") if index >= 949 else skips.good(index)
     with pytest.raises(ValueError, match="got 51 of the 1000 seen so far"):  # all are seen: no room for chance
-        source.sample(999)
+        skips.note(999, "key", "why")
 
 
 def test_a_small_set_is_judged_as_a_whole():

@@ -193,6 +193,7 @@ def test_a_walk_is_of_the_first_caption(whole, tmp_path):
     assert (tmp_path / "walk-caption.png").exists()
 
 
+@pytest.mark.slow
 def test_captions_encoded_once_are_the_same_to_the_denoiser(begun):
     """Of a network with random weights: at first it returns 0 whatever it is shown."""
     _, tokenizer, task, state = begun

@@ -55,6 +55,7 @@ def first_steps(config, batch, known):
     return losses
 
 
+@pytest.mark.slow
 def test_a_latent_without_spread_trains_as_its_image_mirrored_at_random(small_network):
     x = images(np.random.default_rng(0))
     known = statistics_of(ArraySource("mine", x, np.zeros(8, np.int32), ("one",)))
