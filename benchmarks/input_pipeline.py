@@ -1,10 +1,11 @@
-"""Reading images: images/s per core from tar shards, a folder by class, and prepared records, at one resolution.
+"""Reading images: images/s per core from tar shards, a folder by class, prepared records and latents.
 
     python benchmarks/input_pipeline.py --output benchmarks/RESULTS-input.md
 
 The images are crops of scikit-learn's two photographs, JPEG of quality 95 at the resolution; a raw one is decoded and
-cropped, a prepared one decoded from PNG. They are read in random order as the loader does, into float32 in [-1, 1].
-Processor time on one core, so the files come from the system's cache: what a disk can do is not in it.
+cropped, a prepared one decoded from PNG. Latents have the shape of KL-f8's; their numbers are random. All are read in
+random order as the loader does, into float32. Processor time on one core, so the files come from the system's cache:
+what a disk can do is not in it.
 """
 
 from _timing import machine, one_core, seconds, table, versions
@@ -18,11 +19,13 @@ import os  # noqa: E402
 import tarfile  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from imagegen.data.builtin import make_source  # noqa: E402
+from imagegen.data.latents import pack_law  # noqa: E402
 from imagegen.data.loading import batches  # noqa: E402
 from imagegen.data.source import Source, read_batch  # noqa: E402
 from imagegen.prepare import prepare  # noqa: E402
@@ -32,7 +35,24 @@ KINDS = {
     "tar": "tar shards, JPEG and caption",
     "folder": "folder by class, JPEG",
     "prepared": "prepared records, PNG and caption",
+    "latents": "prepared latents, both orientations",
 }
+
+
+class RandomLatents:
+    """What stands for an autoencoder: what its latents are does not matter here."""
+
+    content, sha256 = "latents", "none"
+
+    def about(self, side: int) -> dict[str, Any]:
+        """Shape and scale."""
+        return {"shape": [side // 8, side // 8, 4], "scale": 1.0, "autoencoder": self.sha256}
+
+    def __call__(self, images: list[np.ndarray]) -> list[bytes]:
+        """Records of as many images."""
+        rng = np.random.default_rng(0)
+        shapes = ((2, image.shape[0] // 8, image.shape[1] // 8, 4) for image in images)
+        return [pack_law(rng.standard_normal(shape), rng.random(shape)) for shape in shapes]
 
 
 def jpegs(n: int, side: int):
@@ -86,8 +106,9 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = str(root / "cache")
         write(root, given.images, given.side)
         prepare(root / "tar", root / "prepared", resolution=given.side)
+        prepare(root / "folder", root / "latents", resolution=given.side, encoder=RandomLatents())
         for kind, told in KINDS.items():
-            source = make_source(str(root / kind), resolution=given.side)
+            source = make_source(str(root / kind), resolution=0 if kind == "latents" else given.side)
             size = sum(file.stat().st_size for file in (root / kind).rglob("*") if file.is_file()) / given.images / 1024
             alone, loaded = (call(source, given.batch, given.repeats) for call in (rate, loader_rate))
             rows.append([told, f"{size:.0f}", f"{alone:.0f}", f"{loaded:.0f}", f"{16 * loaded:.0f}"])

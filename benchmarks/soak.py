@@ -3,11 +3,11 @@
     python benchmarks/soak.py [--minutes 60] [--every 3] [--hosts 1 2] [--seed 0] [--output FILE]
 
 For each number of hosts (processes of this machine; several share the parameters, on the CPU) a short trial tells how
-many steps fill `--minutes`. They are trained twice: once undisturbed, once with SIGKILL to one host, drawn at random,
-about every `--every` minutes of training, wherever that is in a step or a checkpoint. (`kill_and_resume.py` kills while
-it loads and compiles, too.) The other host must then end by itself, and the same commands are given again. Weights,
-averages, moments and metrics must be the same bit for bit at the end; exit code 1 if they are not. It takes about
-2.5 x `--minutes` for each.
+many steps fill `--minutes`. They are trained twice, side by side: once undisturbed, once with SIGKILL to one host,
+drawn at random, about every `--every` minutes of training, wherever that is in a step or a checkpoint.
+(`kill_and_resume.py` kills while it loads and compiles, too.) The other host must then end by itself, and the same
+commands are given again. Weights, averages, moments and metrics must be the same bit for bit at the end; exit code 1 if
+they are not. It takes about 1.5 x `--minutes` for each number of hosts.
 """
 
 import argparse
@@ -22,8 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from _timing import versions
 from kill_and_resume import digests
@@ -123,19 +124,27 @@ def run(folder: Path, steps: int, every: int, hosts: int, waits: random.Random |
 
 def soak(top: Path, hosts: int, minutes: float, every: float, seed: int) -> tuple[list[str], bool]:
     """Lines of the report, and whether both runs ended alike."""
-    run(top / "trial", TRIAL, TRIAL, hosts, None, 0)
-    lines = (top / "trial/speed.jsonl").read_text(encoding="utf-8").splitlines()
-    rate = statistics.median(json.loads(line)["images_per_second"] for line in lines) / 32  # steps per second
-    checkpoint = max(20, round(rate * every * 60 / 8 / 20) * 20)
-    steps = max(checkpoint, round(rate * minutes * 60 / 20) * 20)
-    print(f"{hosts} hosts: {rate:.2f} steps/s; {steps} steps, a checkpoint every {checkpoint}", flush=True)
-    taken = []
-    for name, waits in (("undisturbed", None), ("killed", random.Random(seed))):
-        began = time.monotonic()
-        kills = run(top / name, steps, checkpoint, hosts, waits, 60 * every)
-        taken.append((time.monotonic() - began) / 60)
+    with ThreadPoolExecutor(2) as pool:  # two trials, too: so their speed is that of the runs
+        trials = [pool.submit(run, top / f"trial-{k}", TRIAL, TRIAL, hosts, None, 0) for k in range(2)]
+        for trial in trials:
+            trial.result()
+        lines = (top / "trial-0/speed.jsonl").read_text(encoding="utf-8").splitlines()
+        rate = statistics.median(json.loads(line)["images_per_second"] for line in lines) / 32  # steps per second
+        checkpoint = max(20, round(rate * every * 60 / 8 / 20) * 20)
+        steps = max(checkpoint, round(rate * minutes * 60 / 20) * 20)
+        print(f"{hosts} hosts: {rate:.2f} steps/s; {steps} steps, a checkpoint every {checkpoint}", flush=True)
+        both = [("undisturbed", None), ("killed", random.Random(seed))]
+        done = [pool.submit(timed, top / name, steps, checkpoint, hosts, waits, 60 * every) for name, waits in both]
+        (quiet, _), (disturbed, kills) = (run.result() for run in done)
     ours, theirs = (digests(top / name, steps) for name in ("killed", "undisturbed"))
-    return report(hosts, steps, checkpoint, taken, kills, ours, theirs), ours == theirs
+    return report(hosts, steps, checkpoint, [quiet, disturbed], kills, ours, theirs), ours == theirs
+
+
+def timed(*given: Any) -> tuple[float, list[Kill]]:
+    """Minutes, and what `run` returns."""
+    began = time.monotonic()
+    kills = run(*given)
+    return (time.monotonic() - began) / 60, kills
 
 
 def report(
@@ -147,7 +156,8 @@ def report(
         f"## {hosts} host{'s' * (hosts > 1)}",
         "",
         f"{steps} steps of 32 digits, a checkpoint every {checkpoint}: {taken[0]:.1f} minutes undisturbed, "
-        f"{taken[1]:.1f} with {len(kills)} kills. Steps done again after a kill: {again:.0f} (median, logged ones).",
+        f"{taken[1]:.1f} with {len(kills)} kills, side by side. Steps done again after a kill: {again:.0f} (median, "
+        "logged ones).",
     ]
     if hosts > 1 and kills:
         codes = ", ".join(map(str, sorted({code for kill in kills for code in kill.codes})))

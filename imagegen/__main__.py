@@ -1,4 +1,4 @@
-"""The command line of `imagegen`: prepare, annotate, train, sample, evaluate, export.
+"""The command line of `imagegen`: prepare, annotate, grade, train, sample, evaluate, export.
 
 `python -m imagegen presets` lists the presets; `train PRESET` trains one, any field of the config overridden by its
 option; the same command goes on where it stopped. Exit code 2: a mistake in what was asked; 3: training stopped itself;
@@ -80,6 +80,32 @@ def annotate(
 
     print(told(run_annotate(config, out)))
     print(f"wrote {out} and {out.with_suffix('.png')}")
+    return 0
+
+
+def grade(
+    data: tyro.conf.Positional[str],
+    scores: tyro.conf.Positional[Path],
+    *,
+    resolution: int = 0,
+    bad_share: float = 0.8,
+    sigma_min: float = 0.4,
+    out: Path = Path("annotations.npz"),
+) -> int:
+    """Let images of low scores train at high noise alone: OUT, for `train --train-on gated --annotations OUT`.
+
+    Args:
+        data: A folder of images, of tar shards, or of prepared data, as for `train --data`.
+        scores: A CSV file with columns `key` and `score`, the higher the better, of every training image.
+        resolution: As for `train`.
+        bad_share: The share of the images, those with the lowest scores, that train at high noise alone.
+        sigma_min: Noise-to-signal ratio from which on they train.
+        out: The file.
+    """
+    from imagegen.grades import grade, told
+
+    print(told(grade(data, scores, out, resolution=resolution, bad_share=bad_share, sigma_min=sigma_min)))
+    print(f"wrote {out}")
     return 0
 
 
@@ -354,6 +380,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "presets": presets,
     "annotate": annotate,
+    "grade": grade,
     "sample": sample,
     "evaluate": evaluate,
     "reference": reference,

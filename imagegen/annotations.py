@@ -1,4 +1,5 @@
-"""The file in which `imagegen.annotate` says which noise levels each training image may train; `train` reads it.
+"""The file in which `imagegen.annotate` and `imagegen.grades` say which noise levels each training image may train;
+`train` reads it.
 
 One .npz, so that its parts cannot come apart, with an entry for each of n images in
 
@@ -7,10 +8,11 @@ One .npz, so that its parts cannot come apart, with an entry for each of n image
     sigma_min   in [0, inf]: at noise-to-signal ratios above it the image trains, noised once (0: clean; inf: never)
     sigma_max   >= 0: up to this ratio the image trains as it is (clean images: 0, as they train everywhere)
 
-and `about`, JSON: `fingerprint` of the images (`imagegen.features`), `config`, and the judges' `curves`
-(`imagegen.annotate`).
+and `about`, JSON: `fingerprint` of the images, `config`, and the judges' `curves` (`imagegen.annotate`). Of images
+in a folder the fingerprint is that of keys (`imagegen.data.files`) and labels: a million is not read to be known again.
 """
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -19,12 +21,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from imagegen.data.degrade import degraded_flags
+from imagegen.data.files import FileSource, file_source
 from imagegen.data.source import Source
 from imagegen.features import fingerprint, read_all
 from theory._checks import require
 from theory._files import write_whole
 from theory.data import read_arrays
 
+WRITERS = "a file that `annotate` or `grade` wrote"
 KEYS = ("index", "degraded", "sigma_min", "sigma_max", "about")
 
 
@@ -55,14 +60,14 @@ def save(noted: Annotations, file: Path) -> None:
 
 def load(file: Path) -> Annotations:
     """Read what `save` wrote. Raises `InputError` for a file that is missing or bad, or not such a one."""
-    require(file.is_file(), "annotations", f"'{file}', which is no file", "a file that `annotate` wrote")
+    require(file.is_file(), "annotations", f"'{file}', which is no file", WRITERS)
     arrays = read_arrays(file, KEYS)
     absent = [key for key in KEYS if key not in arrays]
-    require(not absent, "annotations", f"'{file}' without {', '.join(absent)}", "a file that `annotate` wrote")
+    require(not absent, "annotations", f"'{file}' without {', '.join(absent)}", WRITERS)
     n, kinds = arrays["degraded"].size, {"index": "i", "degraded": "b", "sigma_min": "f", "sigma_max": "f"}
     sound = all(arrays[key].shape == (n,) and arrays[key].dtype.kind == kind for key, kind in kinds.items())
     sound = sound and np.array_equal(arrays["index"], np.arange(n)) and arrays["about"].dtype.kind == "U"
-    require(bool(sound), "annotations", f"'{file}' with other arrays", "a file that `annotate` wrote")
+    require(bool(sound), "annotations", f"'{file}' with other arrays", WRITERS)
     low, high = arrays["sigma_min"], arrays["sigma_max"]
     ranges = np.all((low >= 0) & (high >= 0) & np.isfinite(high)) and not np.any(low[~arrays["degraded"]])
     require(bool(ranges), "annotations", f"'{file}' with other numbers",
@@ -75,19 +80,36 @@ def _about(file: Path, text: str) -> dict[str, Any]:
         about = json.loads(text)
     except json.JSONDecodeError:
         about = None
-    require(isinstance(about, dict), "annotations", f"'{file}' whose 'about' is no JSON", "one that `annotate` wrote")
+    require(isinstance(about, dict), "annotations", f"'{file}' whose 'about' is no JSON", WRITERS)
     found: dict[str, Any] = about
     return found
 
 
 def require_of(noted: Annotations, source: Source, file: str) -> None:
-    """Raise `InputError` unless these are the annotations of this source, its records saying which are degraded."""
-    batch = read_all(source)
-    same = noted.about.get("fingerprint") == fingerprint(source, batch)
-    same = same and np.array_equal(noted.degraded, batch["degraded"])
-    require(bool(same), "annotations", f"'{file}', made of other images or with others degraded",
-            f"made by `annotate` of the run's own images, {len(source)} of '{source.name}' (same data, degradation, "
-            "share, strength and seed)")  # fmt: skip
+    """Raise `InputError` unless these are the annotations of this source, with the same images degraded."""
+    listed, allowed = listing(source), f"made of the run's own images, {len(source)} of '{source.name}'"
+    if listed is None:
+        batch = read_all(source)
+        known, allowed = fingerprint(source, batch), f"{allowed} (same data, degradation, share, strength and seed)"
+        same = np.array_equal(noted.degraded, batch["degraded"])
+    else:
+        known, same = keys_fingerprint(listed), noted.degraded.size == len(source)
+    same = same and noted.about.get("fingerprint") == known
+    require(same, "annotations", f"'{file}', made of other images or with others degraded", allowed)
+
+
+def listing(source: Source) -> FileSource | None:
+    """The images in a folder that a source reads, where the source itself degrades none; else None."""
+    return file_source(source) if degraded_flags(source) is None else None
+
+
+def keys_fingerprint(source: FileSource) -> str:
+    """SHA-256 of keys, labels and shape."""
+    total = hashlib.sha256(repr((source.shape, len(source), source.class_names)).encode())
+    for index in range(len(source)):
+        total.update(source.key(index).encode(errors="surrogateescape") + b"\n")
+    total.update(np.ascontiguousarray(source.labels, np.int32).tobytes())
+    return total.hexdigest()
 
 
 def require_unchanged(file: Path, kept: Path) -> None:

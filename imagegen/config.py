@@ -138,8 +138,8 @@ class Config:
     seed: int = 0
     """Of everything drawn."""
     annotations: str = ""
-    """Gated: a file in which `python -m imagegen annotate` says for each degraded image of the same data at which noise
-    it trains, in place of sigma_min."""
+    """Gated: a file in which `python -m imagegen annotate`, or `grade`, says for each image of low quality of the same
+    data at which noise it trains, in place of sigma_min."""
     start: str = ""
     """A file of weights to start from: .safetensors that `python -m imagegen export` wrote, or a published layout of
     the same network in a .safetensors, .pth, .pt or .ckpt."""
@@ -224,7 +224,7 @@ def _check_agreement(config: Config) -> None:
     ranges = (config.sigma_min > 0) + (config.annotations != "")
     allowed = "given, one of them, for train_on=gated" if gated else f"left out for train_on={config.train_on}"
     require(ranges == gated, "sigma_min, annotations", (config.sigma_min, config.annotations), allowed)
-    some = config.degradation != "none" or config.data.endswith(".npz")
+    some = config.degradation != "none" or config.data.endswith(".npz") or config.annotations != ""
     require(config.train_on == "all" or some, "train_on", config.train_on, "all, where nothing is degraded")
     parts = config.accumulate
     require(config.batch % parts == 0, "batch", config.batch, f"divisible by accumulate={parts}")

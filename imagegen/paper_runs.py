@@ -108,7 +108,10 @@ def _needed(tables: Tables) -> dict[str, str]:
     configured = [run.config for runs in tables.values() for run in runs]
     needed = {config.data: DATA[config.data].made for config in configured if config.data in DATA}
     for config in configured:
-        if config.annotations:
+        if config.annotations and config.degradation == "none":
+            command = f"python -m imagegen grade {config.data} SCORES.csv --out {config.annotations}"
+            needed[config.annotations] = command
+        elif config.annotations:
             needed[config.annotations] = (
                 f"python -m imagegen annotate --data {config.data} --degradation {config.degradation} --degraded-share "
                 f"{config.degraded_share:g} --degradation-strength {config.degradation_strength:g} --out "

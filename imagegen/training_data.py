@@ -51,6 +51,8 @@ def training_source(config: Config) -> Source:
         source = in_memory(source)
     if config.train_on == "all":
         return source
+    if config.annotations and annotations.listing(source) is not None:
+        return source
     degraded = degraded_flags(source)
     told = f"all, where nothing says which images of '{source.name}' are degraded"
     require(degraded is not None, "train_on", config.train_on, told)
@@ -103,13 +105,14 @@ def make_gates(config: Config, source: Source, path: Path, file: File | None = N
     """
     if config.train_on != "gated":
         return None
-    degraded = degraded_flags(source)
-    assert degraded is not None  # or `training_source` had refused it
-    low, high = np.where(degraded, config.sigma_min, 0.0), np.zeros(len(degraded))
     if config.annotations:
         noted = annotations.load(File(config.annotations) if file is None else file)
         annotations.require_of(noted, source, config.annotations)
         low, high = noted.sigma_min, noted.sigma_max
+    else:
+        degraded = degraded_flags(source)
+        assert degraded is not None  # or `training_source` had refused it
+        low, high = np.where(degraded, config.sigma_min, 0.0), np.zeros(len(degraded))
     times, finite = gate_times(path, low, high), np.isfinite(low)
     opens = bool(np.isfinite(np.asarray(times.t_open)[finite]).all())
     name = f"sigma_min in '{config.annotations}'" if config.annotations else "sigma_min"

@@ -3,9 +3,12 @@
 Hypothesis profiles, and jaxtyping annotations enforced by beartype.
 """
 
+import importlib
 import os
+import random
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 # Most of the time goes into compiling programs that run once, so they are not optimised; one thread for each of the
 # test processes, which would fight over the cores otherwise.
@@ -25,6 +28,10 @@ LONGEST = ("notebooks", "sim_command_line", "sim_experiment_conditions", "sim_tr
 
 matplotlib.use("Agg")
 threadpool_limits(1)
+# beartype draws which item of a sequence it checks. Threads that read data do so while Hypothesis draws examples, and
+# it gives up when the state of `random` changes meanwhile: so beartype gets a generator of its own.
+with mock.patch.object(random, "getrandbits", random.Random(0).getrandbits):
+    importlib.import_module("beartype._check.code.codemain")
 install_import_hook(["theory", "sim", "imagegen"], "beartype.beartype")
 
 _quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import random
 import threading
 import time
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from imagegen.data.loading import batches, order
 from imagegen.data.source import ArraySource, BatchSource, SourceWrapper
+from imagegen.sampling import evenly
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -106,6 +108,13 @@ def test_a_restart_at_any_step_continues(n, batch, seed, stop, lazy):
     source = Lazily(make(n)) if lazy else make(n)
     whole = indices(take(source, batch, stop + 3, seed=seed))
     assert indices(take(source, batch, 3, seed=seed, first_step=stop)) == whole[stop:]
+
+
+def test_checking_types_leaves_the_state_alone_that_hypothesis_watches():
+    """Else a reading thread that checks the items of a sequence while an example is drawn makes its test fail."""
+    before = random.getstate()
+    assert evenly([1, 2, 3], 5).tolist() == [1, 2, 3, 1, 2]
+    assert random.getstate() == before
 
 
 def test_a_restart_far_on_is_immediate():

@@ -1,0 +1,109 @@
+"""Grades: the lowest scores train at high noise alone, whatever the order of the file; other files are refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagegen import annotations
+from imagegen.__main__ import main
+from imagegen.config import Config
+from imagegen.data.builtin import make_source
+from imagegen.grades import grade, lowest, read_scores
+from imagegen.paths import make_path
+from imagegen.prepare import prepare
+from imagegen.statistics import statistics_of
+from imagegen.training_data import make_gates, training_source
+from tests.imagegen.disk import write_folder
+
+SIDE = 16
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.data())
+def test_no_image_trained_at_high_noise_alone_has_a_higher_score_than_one_trained_everywhere(scores, data):
+    count = data.draw(st.integers(0, len(scores)))
+    bad = lowest(np.array(scores, float), count)
+    assert bad.sum() == count
+    by_hand = sorted(range(len(scores)), key=lambda k: (scores[k], -k))[:count]
+    assert sorted(by_hand) == np.flatnonzero(bad).tolist()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("grades")
+    write_folder(root / "raw")
+    prepare(root / "raw", root / "out", resolution=SIDE, threads=1)
+    source = make_source(str(root / "raw"), "train", resolution=SIDE)
+    scores = {source.key(index): float(value) for index, value in enumerate(np.random.default_rng(1).random(24))}
+    lines = [f'"{key}",{score}' for key, score in sorted(scores.items(), key=lambda item: item[1])]
+    (root / "scores.csv").write_text("\n".join(["key,score", *lines, "another,0.5"]) + "\n")
+    return root, scores
+
+
+@pytest.mark.parametrize(("data", "resolution"), [("raw", SIDE), ("out", 0)])
+def test_images_and_what_was_prepared_of_them_share_their_scores(folders, tmp_path, data, resolution):
+    root, scores = folders
+    data, out = str(root / data), tmp_path / "annotations.npz"
+    noted = grade(data, root / "scores.csv", out, resolution=resolution, bad_share=0.75, sigma_min=0.5)
+    config = Config(data=data, resolution=resolution, train_on="gated", annotations=str(out))
+    source = training_source(config)
+    threshold = np.median(np.sort(list(scores.values()))[17:19])  # 18 of 24 are below
+    expected = np.array([scores[source.key(index)] < threshold for index in range(24)])
+    np.testing.assert_array_equal(annotations.load(out).degraded, expected)
+    np.testing.assert_array_equal(noted.sigma_min, np.where(expected, 0.5, 0.0))
+    gates = make_gates(config, source, make_path(config.path, statistics_of(source)))
+    assert gates is not None
+    by_hand = gates["t_open"][expected]
+    assert np.ptp(by_hand) == 0 < by_hand[0]
+    assert not gates["t_open"][~expected].any()
+
+
+def test_other_images_are_not_gated_by_these_grades(folders, tmp_path):
+    root, out = folders[0], tmp_path / "annotations.npz"
+    grade(str(root / "out"), root / "scores.csv", out)
+    write_folder(tmp_path / "other", per_class=9, splits=())
+    config = Config(data=str(tmp_path / "other"), resolution=SIDE, train_on="gated", annotations=str(out))
+    source = training_source(config)
+    with pytest.raises(ValueError, match="made of other images"):
+        make_gates(config, source, make_path(config.path, statistics_of(source)))
+
+
+@pytest.mark.slow
+def test_a_graded_folder_trains(folders, tmp_path, small_network, capsys):
+    root, out = folders[0], str(tmp_path / "annotations.npz")
+    assert main(["grade", str(root / "out"), str(root / "scores.csv"), "--out", out]) == 0
+    assert "5 of 24 images train everywhere, 19 from noise-to-signal ratio 0.4 on" in capsys.readouterr().out
+    train = ["train", "digits", "--data", str(root / "out"), "--train-on", "gated", "--annotations", out, "--network",
+             "small", "--steps", "2", "--warmup", "1", "--batch", "8", "--log-every", "1", "--checkpoint-every", "2",
+             "--samples-every", "0"]  # fmt: skip
+    assert main([*train, "--out", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,score\na,1\n", "columns"),
+        ("key,score\na,1\na,2\n", "line 3 .* key 'a' again"),
+        ("key,score\na,good\n", "line 2 .* finite number"),
+        ("key,score\na,nan\n", "line 2 .* finite number"),
+        ("key,score\na\n", "line 2 .* finite number"),
+    ],
+)
+def test_bad_tables_of_scores_are_refused_by_line(tmp_path, text, message):
+    (tmp_path / "scores.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_scores(tmp_path / "scores.csv")
+
+
+def test_images_without_a_score_and_data_that_are_no_folder_are_refused(folders, tmp_path):
+    root, scores = folders
+    few = tmp_path / "few.csv"
+    few.write_text("key,score\n" + "".join(f"{key},1\n" for key in list(scores)[:20]))
+    with pytest.raises(ValueError, match="without 4 of 24 images"):
+        grade(str(root / "out"), few, tmp_path / "a.npz")
+    with pytest.raises(ValueError, match="data must be a folder"):
+        grade("digits", few, tmp_path / "a.npz")
+    for wrong, name in (({"bad_share": 1.0}, "bad_share"), ({"sigma_min": 0.0}, "sigma_min")):
+        with pytest.raises(ValueError, match=name):
+            grade(str(root / "out"), root / "scores.csv", tmp_path / "a.npz", **wrong)
+    assert not list(tmp_path.glob("*.npz"))
