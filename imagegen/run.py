@@ -1,5 +1,6 @@
 """A run on disk, and its model: what sampling, evaluation and the summary read."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from imagegen.data.tokens import CaptionTokenizer, load_tokenizer
 from imagegen.hosts import within_process
 from imagegen.model import ModelDenoiser
 from imagegen.statistics import Statistics
-from imagegen.step import State, Task, make_task
+from imagegen.step import State, Task, make_mesh, make_task
 from theory._checks import require
 
 
@@ -51,7 +52,8 @@ def load_run(folder: Path, *, step: int | None = None, ema: float | None = None)
     config = configs.load(folder / "config.json")
     known = statistics.load(folder / "statistics.json")
     tokenizer = load_tokenizer(folder / "tokenizer.json", config.text_length) if config.text else None
-    task, state = make_task(config, known, None if tokenizer is None else tokenizer.vocabulary)
+    here = make_mesh(dataclasses.replace(config, fsdp=1), jax.local_devices()[:1])
+    task, state = make_task(config, known, None if tokenizer is None else tokenizer.vocabulary, here)
     require((folder / "checkpoints").is_dir(), "run", folder, "a run with a checkpoint")
     checkpoints = Checkpoints(folder / "checkpoints", config.keep, create=False)
     try:
@@ -59,7 +61,7 @@ def load_run(folder: Path, *, step: int | None = None, ema: float | None = None)
         require(bool(kept), "run", folder, "a run with a checkpoint")
         chosen = kept[-1] if step is None else step
         require(chosen in kept, "step", chosen, f"one of those kept: {', '.join(map(str, kept))}")
-        state = checkpoints.restore(chosen, jax.device_put(state, jax.devices()[0]))
+        state = checkpoints.restore(chosen, state)
     finally:
         checkpoints.close()
     return Run(config, known, chosen, average_denoiser(task, state, ema), tokenizer)

@@ -135,7 +135,8 @@ def _lost_host_explained() -> Iterator[None]:
             raise
         raise HostLost(
             f"what {jax.process_count()} hosts do together failed on host {jax.process_index()}, most likely since "
-            f"another one ended: see what that one said. The same commands go on from the newest checkpoint. ({error})"
+            "another one ended: see what that one said. The same commands go on from the newest checkpoint. "
+            f"(JAX: {str(error)[-150:]})"
         ) from error
 
 
