@@ -3,9 +3,10 @@
     python benchmarks/train_step.py --networks dit-s/2 --batch 8 --output benchmarks/RESULTS-train-step.md
     ... --reference DIR --reference-python PYTHON     also facebookresearch/DiT (a checkout) under torch.compile
 
-256-pixel latents (32 x 32 x 4), 1000 classes, random data on the device: the input pipeline is not in it. Variants are
-timed in turn, round after round, so that a change of the machine's speed meets all of them; their cost is the median
-over rounds of the ratio to the plain step of the same round.
+Latents of 256 pixels (KL-f8's 32 x 32 x 4 for DiTs, VQ-f4's 64 x 64 x 3 for LDM-4), 1000 classes, random data on the
+device: the input pipeline is not in it. Variants are timed in turn, round after round, so that a change of the
+machine's speed meets all of them; their cost is the median over rounds of the ratio to the plain step of the same
+round. Then images are made from the same network, 50 DDIM steps with guidance, two passes each.
 """
 
 import argparse
@@ -26,10 +27,13 @@ import numpy as np
 
 from imagegen.config import Config
 from imagegen.networks.registry import forward_flops
+from imagegen.run import average_denoiser
+from imagegen.sampling import SamplerConfig, generate
 from imagegen.statistics import Statistics
 from imagegen.step import Batch, batch_sharding, make_mesh, make_step, make_task, state_shardings
 
-SHAPE, CLASSES = (32, 32, 4), 1000
+CLASSES = 1000
+SAMPLER = SamplerConfig(sampler="ddim", steps=50, guidance=0.5)
 VARIANTS = {
     "plain": {},
     "CEP-G": {"condition": "cep-g", "strength": 1.0},
@@ -38,18 +42,22 @@ VARIANTS = {
 }
 
 
-def statistics() -> Statistics:
+def shape_of(network: str) -> tuple[int, int, int]:
+    return (64, 64, 3) if network.startswith("ldm") else (32, 32, 4)
+
+
+def statistics(shape: tuple[int, int, int]) -> Statistics:
     """Of latents with a natural-image spectrum."""
-    frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(32, 1 / 32)] * 2, indexing="ij"))
+    frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(shape[0], 1 / shape[0])] * 2, indexing="ij"))
     names = tuple(str(k) for k in range(CLASSES))
-    return Statistics(SHAPE, names, np.full(CLASSES, 1 / CLASSES), 40.0 / (1 + frequency) ** 2, 1.0)
+    return Statistics(shape, names, np.full(CLASSES, 1 / CLASSES), 40.0 / (1 + frequency) ** 2, 1.0)
 
 
 def batch_of(config: Config) -> Batch:
     """Random latents; with a gate half of them are kept points at time 0.3."""
     rng = np.random.default_rng(0)
-    n = config.batch
-    made = {"image": rng.standard_normal((n, *SHAPE)).astype(np.float32),
+    n, shape = config.batch, shape_of(config.network)
+    made = {"image": rng.standard_normal((n, *shape)).astype(np.float32),
             "label": rng.integers(CLASSES, size=n).astype(np.int32), "index": np.arange(n, dtype=np.int32)}  # fmt: skip
     if config.train_on == "gated":
         kept = np.arange(n) % 2 == 0
@@ -62,8 +70,9 @@ class Running:
     """A compiled step with its state and batch."""
 
     def __init__(self, config: Config) -> None:
-        mesh = make_mesh(config, jax.devices())
-        task, state = make_task(config, statistics())
+        mesh, shape = make_mesh(config, jax.devices()), shape_of(config.network)
+        task, state = make_task(config, statistics(shape))
+        self.denoiser = average_denoiser(task, state)
         self.state = jax.device_put(state, state_shardings(mesh, state))
         self.batch = jax.device_put(batch_of(config), batch_sharding(mesh))
         began = time.perf_counter()
@@ -72,7 +81,7 @@ class Running:
         self.compile_seconds = time.perf_counter() - began
         self.temporary = compiled.memory_analysis().temp_size_in_bytes
         self.step = functools.partial(compiled, *step.args)
-        self.flops = 3 * forward_flops(self.state.parameters.network, SHAPE) * config.batch
+        self.flops = 3 * forward_flops(self.state.parameters.network, shape) * config.batch
         self.run(1)
 
     def run(self, count: int) -> float:
@@ -82,6 +91,19 @@ class Running:
             self.state, metrics = self.step(self.state, self.batch)
         jax.block_until_ready(metrics)
         return (time.perf_counter() - began) / count
+
+
+def sampling_row(network: str, running: Running, given: argparse.Namespace) -> str:
+    """Images/s of samples, from the weights that training began with; the first call compiles."""
+    conds, shape = np.arange(given.batch, dtype=np.int32) % CLASSES, shape_of(network)
+    began, seconds = time.perf_counter(), []
+    for _ in range(1 + given.sampled):
+        generate(running.denoiser, shape, conds, jax.random.key(0), SAMPLER, given.batch)
+        seconds.append(time.perf_counter() - began)
+        began = time.perf_counter()
+    rate = given.batch / np.median(seconds[1:])
+    tflops = 2 * SAMPLER.steps * running.flops / 3 / given.batch * rate / 1e12
+    return f"| {network} | {SAMPLER.steps} steps, guidance | {rate:.3f} | {tflops:.3f} | | {seconds[0]:.1f} | |"
 
 
 def measure(network: str, given: argparse.Namespace) -> list[str]:
@@ -100,7 +122,7 @@ def measure(network: str, given: argparse.Namespace) -> list[str]:
         tflops = run.flops / np.median(own) / 1e12
         lines.append(f"| {network} | {name} | {rate:.2f} | {tflops:.3f} | {cost} | {run.compile_seconds:.1f} | "
                      f"{run.temporary / 2**30:.2f} |")  # fmt: skip
-    return lines
+    return [*lines, sampling_row(network, runs["plain"], given)] if given.sampled else lines
 
 
 def reference(network: str, own: str, given: argparse.Namespace) -> str:
@@ -123,13 +145,15 @@ def main() -> None:
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--steps", type=int, default=1, help="in a row, of each variant in a round")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--sampled", type=int, default=0, help="times that a batch of images is made; 0: never")
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--reference-python")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     rows = [line for network in given.networks for line in measure(network, given)]
     if given.reference:
-        rows += [reference(network, rows[len(VARIANTS) * k], given) for k, network in enumerate(given.networks)]
+        plain = {row.split("|")[1].strip(): row for row in reversed(rows) if "| plain |" in row}
+        rows += [reference(network, plain[network], given) for network in given.networks if network.startswith("dit")]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "equinox", "optax"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     device = f"{jax.devices()[0].device_kind} x {jax.device_count()}"

@@ -5,6 +5,7 @@ option; the same command goes on where it stopped. Exit code 2: a mistake in wha
 4: another host ended.
 """
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -125,6 +126,7 @@ def sample(
     seed: int = 0,
     walk: bool = False,
     decoder: Path | None = None,
+    batch: int = 250,
     out: Path | None = None,
 ) -> int:
     """Make images from a run: a PNG grid and an .npz as ADM's (`arr_0` bytes, `arr_1` labels).
@@ -144,6 +146,7 @@ def sample(
         seed: Seed of the noise.
         walk: Instead, images of the first class or caption along a circle of starting noise.
         decoder: Of a run on latents, the folder of their autoencoder.
+        batch: Images made at once, for memory; those of samplers that add noise depend on it.
         out: Folder; by default RUN/samples-STEP.
     """
     from imagegen.samples import make_samples, make_walk
@@ -151,7 +154,7 @@ def sample(
 
     require(number >= 1, "number", number, "at least 1")
     how = SamplerConfig(sampler, grid, steps, guidance, interval)
-    make = make_walk if walk else make_samples
+    make = make_walk if walk else functools.partial(make_samples, batch=batch)
     file = make(run, number=number, classes=classes, captions=captions, how=how, ema=ema, step=step, seed=seed, out=out,
                 decoder=decoder)  # fmt: skip
     print(f"wrote {file}")

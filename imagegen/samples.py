@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,39 +94,48 @@ def make_samples(
     seed: int,
     out: Path | None,
     decoder: Path | None = None,
+    batch: int = BATCH,
 ) -> Path:
     """Make `number` >= 1 images of the `classes` in turn, all if none is named, or of the `captions`, those of the
     held-out data if none is given; return the .npz written.
 
     It holds `arr_0`, bytes (n, h, w, c), and `arr_1`, the labels (none of captions that were given), as ADM's evaluator
     reads; beside it stand `samples.json`, how they were made, a grid of the first ones, and in `captions.txt` a line
-    for each. A run on latents needs the `decoder`, the folder of its autoencoder (`imagegen.pretrained`). Finished
-    parts are kept, and the same call goes on from them. Raises `InputError` for classes that the run
-    has not got, captions for a run that reads classes and the other way round, an `out` with other samples, and as
-    `load_run`.
+    for each. A run on latents needs the `decoder`, the folder of its autoencoder (`imagegen.pretrained`). Parts of
+    `batch` images are kept until all are made, and the same call goes on from them. Raises `InputError` for a batch
+    below 1, classes that the run has not got, captions for a run that reads classes and the other way round, an `out`
+    with other samples, and as `load_run`.
     """
+    require(batch >= 1, "batch", batch, "at least 1")
     run, target = _opened(folder, how, ema, step, out)
     asked, decode = _asked(run, number, classes, captions), _decoder(run, decoder)
+    make_folder("out", target)
+    _require_same(target / "samples.json", {**_made(run, how, ema, number, seed, asked), "batch": batch})
+    file = target / "samples.npz"
+    if file.exists():  # it is written last
+        return file
     make_folder("out", target / "parts")
-    _require_same(target / "samples.json", _made(run, how, ema, number, seed, asked))
     # bytes, a part at a time: 50 000 images of 256 pixels are 10 GB
     parts = []
-    for low in tqdm(range(0, number, BATCH), desc="sampling", unit="batch", disable=None):
-        file = target / "parts" / f"{low:08d}.npy"
-        if not file.exists():
-            key = jax.random.fold_in(sampling_key(seed), low)
-            images = decode(generate(run.denoiser, run.statistics.shape, asked.conds[low : low + BATCH], key, how))
-            with file.with_suffix(".partial").open("wb") as stream:
+    for low in tqdm(range(0, number, batch), desc="sampling", unit="batch", disable=None):
+        part = target / "parts" / f"{low:08d}.npy"
+        if not part.exists():
+            key, conds = jax.random.fold_in(sampling_key(seed), low), asked.conds[low : low + batch]
+            images = decode(generate(run.denoiser, run.statistics.shape, conds, key, how, batch))
+            with part.with_suffix(".partial").open("wb") as stream:
                 np.save(stream, to_bytes(images))
-            file.with_suffix(".partial").replace(file)
-        parts.append(np.load(file))
+            part.with_suffix(".partial").replace(part)
+        parts.append(np.load(part))
     made = np.concatenate(parts)
-    arrays: dict[str, Any] = {"arr_0": made}
-    np.savez(target / "samples.npz", **arrays if asked.labels is None else {**arrays, "arr_1": asked.labels})
     if asked.captions:
         write_whole(target / "captions.txt", "".join(f"{caption}\n" for caption in asked.captions))
     save_grid(made[:SHOWN].astype(np.float32) / 127.5 - 1, target / "samples.png", columns=asked.columns)
-    return target / "samples.npz"
+    arrays: dict[str, Any] = {"arr_0": made}
+    with file.with_suffix(".partial").open("wb") as stream:
+        np.savez(stream, **arrays if asked.labels is None else {**arrays, "arr_1": asked.labels})
+    file.with_suffix(".partial").replace(file)
+    shutil.rmtree(target / "parts", ignore_errors=True)
+    return file
 
 
 def _decoder(run: Run, folder: Path | None) -> Callable[[Images], Images]:

@@ -24,7 +24,7 @@ from theory._checks import require
 from theory.path_base import Path
 
 BATCH = 250
-"""Images per compiled call."""
+"""Images per compiled call, where nothing else is said."""
 SHOWN_SIZE = 64
 """Height in pixels that small images are enlarged to in a grid."""
 
@@ -67,18 +67,20 @@ def generate(
     conds: Int[np.ndarray, "n *m"] | Float[Array, "n *m d_emb"],
     key: Key[Array, ""],
     how: SamplerConfig,
+    batch: int = BATCH,
 ) -> Float[np.ndarray, "n h w c"]:
-    """One image per condition (a class, m tokens of a caption, or an embedding), float32, about [-1, 1], not clipped.
+    """One image per condition (a class, m tokens of a caption, or an embedding), float32, about [-1, 1], not clipped;
+    `batch` >= 1 images in a compiled call.
 
-    Image number i depends on the key, i and its condition alone, not on how many are made. Raises `ValueError` where
-    the model returns something that is not finite.
+    Image number i depends on the key, i and its condition alone, not on how many are made; where the sampler adds noise
+    on the `batch`, too. Raises `ValueError` where the model returns something that is not finite.
     """
     path, sampler, times = denoiser.path, SAMPLERS[how.sampler], _times(denoiser.path, how)
     key_start, key_steps = jax.random.split(key)
     parts = []
-    for low in range(0, len(conds), BATCH):
-        part = np.arange(low, low + BATCH) % len(conds)  # the last batch is filled up: one shape, one program
-        keys = jax.vmap(lambda i: jax.random.fold_in(key_start, i))(jnp.arange(low, low + BATCH))
+    for low in range(0, len(conds), batch):
+        part = np.arange(low, low + batch) % len(conds)  # the last batch is filled up: one shape, one program
+        keys = jax.vmap(lambda i: jax.random.fold_in(key_start, i))(jnp.arange(low, low + batch))
         start = _noise(path, keys, times[0], shape)
         guided, shown = _shown(denoiser, how, jnp.asarray(conds)[part])
         made = sample(guided, path, sampler, times, start, jax.random.fold_in(key_steps, low), shown)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from imagegen.__main__ import COMMANDS, main
+from imagegen.sampling import generate
 from imagegen.sweeps import SWEEPS
 from sim.samplers import SAMPLERS
 from sim.times import GRIDS
@@ -53,13 +54,34 @@ def test_samples_are_written_as_adm_reads_them_and_do_not_depend_on_how_many(run
     assert made["arr_0"].shape == (40, 8, 8, 1)
     np.testing.assert_array_equal(made["arr_1"], np.resize([3, 7], 40))
     assert (tmp_path / "a/samples.png").exists()
-    first = (tmp_path / "a/parts/00000000.npy").stat().st_mtime_ns
-    assert main(["sample", str(run), *options, "--out", str(tmp_path / "a")]) == 0  # goes on from what is there
-    assert (tmp_path / "a/parts/00000000.npy").stat().st_mtime_ns == first
+    written = (tmp_path / "a/samples.npz").stat().st_mtime_ns
+    assert main(["sample", str(run), *options, "--out", str(tmp_path / "a")]) == 0  # all is there
+    assert (tmp_path / "a/samples.npz").stat().st_mtime_ns == written
+    assert not (tmp_path / "a/parts").exists()
     options[1] = "50"
     assert main(["sample", str(run), *options, "--out", str(tmp_path / "b")]) == 0
     np.testing.assert_array_equal(np.load(tmp_path / "b/samples.npz")["arr_0"][:40], made["arr_0"])
     assert main(["sample", str(run), *options, "--out", str(tmp_path / "a")]) == 2  # other samples are there
+
+
+def test_interrupted_sampling_goes_on_with_the_next_part(run, tmp_path, monkeypatch):
+    command, begun = ["sample", str(run), "--number", "40", "--steps", "3", "--batch", "16", "--out"], []
+
+    def counted(*given):
+        begun.append(given[2][0])
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return generate(*given)
+
+    monkeypatch.setattr("imagegen.samples.generate", counted)
+    assert main([*command, str(tmp_path / "a")]) == 130
+    assert not (tmp_path / "a/samples.npz").exists()
+    assert main([*command, str(tmp_path / "a")]) == 0
+    assert begun == [0, 6, 6, 2]  # the first classes of parts that begin with images 0, 16 and 32
+    assert main([*command, str(tmp_path / "b")]) == 0
+    images = [np.load(tmp_path / name / "samples.npz")["arr_0"] for name in "ab"]
+    np.testing.assert_array_equal(*images)
+    assert main([*command, str(tmp_path / "c"), "--batch", "0"]) == 2
 
 
 def test_a_walk_closes(run, tmp_path):
