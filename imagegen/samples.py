@@ -123,7 +123,7 @@ def make_samples(
     arrays: dict[str, Any] = {"arr_0": made}
     np.savez(target / "samples.npz", **arrays if asked.labels is None else {**arrays, "arr_1": asked.labels})
     if asked.captions:
-        write_whole(target / "captions.txt", "".join(f"{caption}\n" for caption in asked.captions))
+        write_whole(target / "captions.txt", "".join(f"{' '.join(caption.split())}\n" for caption in asked.captions))
     save_grid(made[:SHOWN].astype(np.float32) / 127.5 - 1, target / "samples.png", columns=asked.columns)
     return target / "samples.npz"
 
