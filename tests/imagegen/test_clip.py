@@ -10,11 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imagegen.clip import Clip, Preprocessing, clip_score, prepared, read_preprocessing, unit
+from tests.imagegen.clips import MEAN, PUBLISHED, STD, save_clip, write_tokenizer
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-PUBLISHED = {"crop_size": 24, "do_center_crop": True, "do_normalize": True, "do_resize": True, "image_mean": MEAN,
-             "image_std": STD, "resample": 3, "size": 24}  # fmt: skip
-"""As OpenAI's models have it, but smaller."""
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
 )
@@ -108,20 +105,6 @@ def test_features_that_do_not_fit_are_refused():
 # --- folders
 
 
-def write_tokenizer(file):
-    """Bytes as tokens, between the ends that CLIP's tokenizer writes; capitals are small."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    names = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|startoftext|>", "<|endoftext|>"]
-    inner = Tokenizer(models.BPE({name: k for k, name in enumerate(names)}, []))
-    inner.normalizer = normalizers.Lowercase()
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    ends = [("<|startoftext|>", 256), ("<|endoftext|>", 257)]
-    inner.post_processor = processors.TemplateProcessing(single=f"{ends[0][0]} $A {ends[1][0]}", special_tokens=ends)
-    inner.add_special_tokens([name for name, _ in ends])
-    inner.save(str(file))
-
-
 def test_folders_without_a_model_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"no config\.json"):
         Clip(tmp_path / "nowhere")
@@ -152,23 +135,7 @@ def test_folders_without_a_model_are_refused(tmp_path, monkeypatch):
 
 @pytest.fixture
 def model(tmp_path):
-    """A small CLIP with random weights that are far from its initial ones, saved."""
-    import torch
-    import transformers
-
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = sizes | {"vocab_size": 258, "max_position_embeddings": 24, "bos_token_id": 256, "eos_token_id": 257}
-    vision = sizes | {"image_size": 24, "patch_size": 8}
-    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
-    torch.manual_seed(0)
-    made = transformers.CLIPModel(config).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    made.save_pretrained(tmp_path)
-    write_tokenizer(tmp_path / "tokenizer.json")
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PUBLISHED))
-    return made
+    return save_clip(tmp_path)
 
 
 CAPTIONS = ["a red circle", "A Red Circle", "", "a large blue cross at the upper left, far too long for it"]

@@ -1,5 +1,6 @@
 """Figures by networks on disk, small functions in their place: at their ideals for real images, and off for faults."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -8,14 +9,16 @@ import pytest
 from imagegen import config as configs
 from imagegen import scores
 from imagegen.__main__ import main
-from imagegen.clip import clip_score
+from imagegen.clip import Clip, clip_score
 from imagegen.config import Config
 from imagegen.data import builtin
 from imagegen.data.builtin import make_source
 from imagegen.data.shapes import BACKGROUNDS, COLOURS
 from imagegen.fidelity import Moments, frechet
+from imagegen.pretrained import Autoencoder
 from imagegen.sampling import to_bytes
 from imagegen.scores import Embedded, clip_figures, evaluate_clip, evaluate_codebook, read_captions, read_labels
+from tests.imagegen.clips import save_clip
 
 DIGITS, TEST = make_source("digits", "train"), make_source("digits", "test")
 MATRIX = np.random.default_rng(0).standard_normal((8 * 8 * 3, 8))
@@ -237,6 +240,43 @@ def test_the_same_images_have_the_same_entropy(tmp_path):
     figures = json.loads(evaluate_codebook(tmp_path, file, tmp_path).read_text())["figures"]
     assert figures["codebook_entropy"]["value"] == pytest.approx(figures["codebook_entropy_real"]["value"])
     assert figures["codebook_entropy_difference"]["value"] == pytest.approx(0)
+
+
+# --- with the libraries
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("transformers", "diffusers")),
+    reason="transformers and diffusers are not installed",
+)
+@pytest.mark.filterwarnings("default")
+def test_small_networks_of_both_libraries_score_a_run(tmp_path, monkeypatch, capsys):
+    import diffusers
+    import torch
+
+    monkeypatch.setattr(scores, "Clip", Clip)
+    monkeypatch.setattr(scores, "Autoencoder", Autoencoder)
+    monkeypatch.setattr(builtin, "SHAPES", {"train": 64, "test": 64})
+    records = list(make_source("shapes", "test"))
+    images, labels = (np.stack([record[name] for record in records]) for name in ("image", "label"))
+    config = Config(data="shapes", text="train")
+    (tmp_path / "run").mkdir()
+    file = write_run(tmp_path / "run", config, images, labels, [record["caption"] for record in records])
+    save_clip(tmp_path)
+    torch.manual_seed(0)
+    diffusers.VQModel(num_vq_embeddings=32, norm_num_groups=4, block_out_channels=(8,)).save_pretrained(tmp_path / "vq")
+    for name, folder in (("clip", tmp_path), ("codebook", tmp_path / "vq")):
+        assert main(["evaluate", str(tmp_path / "run"), "--features", name, "--weights", str(folder)]) == 0
+        print(capsys.readouterr().out)
+    page = json.loads((file.parent / "evaluation-clip.json").read_text())
+    assert page["scores"]["clip_score"] == pytest.approx(page["scores"]["clip_score_held_out"])  # the same images
+    assert 0 < page["scores"]["clip_score"]["value"] < 100
+    assert set(page["figures"]) > {"frechet_squared_features", "rmd_top_1_percent", "memorised"}
+    assert page["protocol"]["clip"]["weights_sha256"] == Clip(tmp_path).about["weights_sha256"]
+    codes = json.loads((file.parent / "evaluation-codebook.json").read_text())["figures"]
+    assert 0 < codes["codebook_entropy"]["value"] <= np.log(32)
+    assert codes["codebook_entropy_difference"]["value"] == pytest.approx(0)
 
 
 # --- bad input
