@@ -170,30 +170,51 @@ def evaluate(
     weights: Path | None = None,
     reference: Path | None = None,
 ) -> int:
-    """Compare a run's samples with held-out images: every figure beside its bias, written as evaluation.json; or, with
-    Inception's features, the figures that papers quote, written as evaluation-inception.json.
+    """Compare a run's samples with held-out images, every figure beside its bias (docs/metrics.md), written as
+    evaluation.json; or by another network on disk, written as evaluation-FEATURES.json.
 
     Args:
         run: Folder of the run.
         samples: The .npz of `sample`; by default the newest in RUN.
         seed: Seed that cuts the halves.
-        features: classifier, or inception: then WEIGHTS and REFERENCE are needed.
-        weights: Inception's, torch-fidelity's .pth file or .safetensors.
-        reference: The .npz file of `reference`, or ADM's.
+        features: classifier, trained on the spot; clip, for CLIP scores and figures in its features; codebook, for the
+            entropy of a VQModel's codes; or inception, for the figures that papers quote, with a REFERENCE.
+        weights: The folder of clip's transformers model, or of codebook's diffusers model; or inception's file, .pth
+            as torch-fidelity's, or .safetensors.
+        reference: For inception, the .npz file of `reference`, or ADM's.
     """
     from imagegen.evaluate import evaluate_run
 
-    require_one_of("features", features, ("classifier", "inception"))
+    require_one_of("features", features, ("classifier", "clip", "codebook", "inception"))
     if features == "inception":
         return _evaluate_standard(run, samples, weights, reference)
-    require(weights is reference is None, "weights and reference", (weights, reference), "left out for classifier")
+    require(reference is None, "reference", reference, f"left out for {features}")
     require(0 <= seed < 2**32, "seed", seed, "between 0 and 2^32 - 1")
-    file = evaluate_run(run, samples, seed=seed)
+    if features == "classifier":
+        require(weights is None, "weights", weights, "left out for classifier")
+        return _print_figures(evaluate_run(run, samples, seed=seed))
+    return _evaluate_scores(run, samples, features, weights, seed)
+
+
+def _evaluate_scores(run: Path, samples: Path | None, features: str, weights: Path | None, seed: int) -> int:
+    from imagegen.scores import evaluate_clip, evaluate_codebook
+
+    if weights is None:
+        raise InputError(f"weights must be given for features={features}: the folder of the model.")
+    evaluate_by = evaluate_clip if features == "clip" else evaluate_codebook
+    return _print_figures(evaluate_by(run, samples, weights, seed))
+
+
+def _print_figures(file: Path) -> int:
     page = json.loads(file.read_text(encoding="utf-8"))
-    print(f"{'figure':28} {'debiased':>10} {'95 % interval':24} {'ideal':>5} {'bias':>10}")
+    for name, score in page.get("scores", {}).items():
+        print(f"{name:28} {score['value']:10.4g} [{score['low']:.4g}, {score['high']:.4g}]")
+    if page["figures"]:
+        print(f"{'figure':28} {'debiased':>10} {'95 % interval':24} {'ideal':>5} {'bias':>10}")
     for name, figure in page["figures"].items():
-        ends = f"[{figure['low']:.4g}, {figure['high']:.4g}]"
-        print(f"{name:28} {figure['debiased']:10.4g} {ends:24} {figure['ideal']:5g} {figure['bias']:10.4g}")
+        ends, ideal = f"[{figure['low']:.4g}, {figure['high']:.4g}]", figure.get("ideal")
+        shown = " " * 5 if ideal is None else f"{ideal:5g}"
+        print(f"{name:28} {figure['debiased']:10.4g} {ends:24} {shown} {figure['bias']:10.4g}")
     for name, why in page["left_out"].items():
         print(f"{name:28} left out: {why}")
     print(f"wrote {file}")

@@ -40,6 +40,8 @@ NEIGHBOURS = 5
 """Nearest training images."""
 REFERENCE = 4096
 """Images of a folder, of each split, that samples are compared with at most."""
+OTHERS = "clip, codebook or inception"
+"""Features other than the classifier's, of `imagegen.scores` and `imagegen.standard`."""
 Counts = Int[np.ndarray, " K"]
 """One per class."""
 LIBRARIES = ("patina-diffusion", "jax", "numpy", "pot", "scikit-learn", "scipy")
@@ -78,11 +80,11 @@ def evaluate_samples(
     no finite matrix, and fewer than `SMALLEST` = 40 images of classes that both sides have `PER_CLASS` = 4 of.
     """
     points = _checked_images(images, test)
-    wanted = _checked_labels(labels, len(points), test.classes)
+    wanted = checked_labels(labels, len(points), test.classes)
     reference = _reference(train, test, features)
-    counts = _counts(wanted, reference)
+    counts = matched_counts(wanted, reference.counts, len(reference.labels))
     rng = np.random.default_rng(seed)
-    real, made = (_halves(given, counts, rng) for given in (reference.labels, wanted))
+    real, made = (halves(given, counts, rng) for given in (reference.labels, wanted))
     known = [reference.held_out.at(rows) for rows in real]
     facts = reference.facts(points, wanted)
     fresh = [facts.at(rows) for rows in made]
@@ -110,7 +112,8 @@ def _checked_images(images: np.ndarray, test: Source) -> Float[np.ndarray, "n h 
     return np.clip(images, -1, 1).astype(np.float32)
 
 
-def _checked_labels(labels: np.ndarray, n: int, classes: int) -> Rows:
+def checked_labels(labels: Shaped[np.ndarray, "..."], n: int, classes: int) -> Rows:
+    """The labels as int64. Raises `InputError` unless they are n integers 0 ... classes - 1."""
     require(labels.shape == (n,), "labels", f"shape {labels.shape}", f"one per image, shape ({n},)")
     require(np.issubdtype(labels.dtype, np.integer), "labels", f"dtype {labels.dtype}", "integers")
     outside = labels[(labels < 0) | (labels >= classes)]
@@ -161,17 +164,21 @@ def _extracted(features: Features, images: Float[np.ndarray, "n h w c"]) -> Floa
     return found
 
 
-def _counts(labels: Rows, reference: _Reference) -> Counts:
-    """How many images of each class to compare: even, as many as both sides have; 0 where they are too few."""
-    smaller = np.minimum(np.bincount(labels, minlength=len(reference.counts)), reference.counts)
+def matched_counts(labels: Int[np.ndarray, " n"], known: Counts, held_out: int) -> Counts:
+    """How many images of each class to compare: even, as many as both the samples, of `labels`, and the `held_out`
+    images, `known` of each class, have; 0 where they are fewer than `PER_CLASS` = 4.
+
+    Raises `InputError` for fewer than `SMALLEST` = 40 in all.
+    """
+    smaller = np.minimum(np.bincount(labels, minlength=len(known)), known)
     counts = np.where(smaller >= PER_CLASS, smaller // 2 * 2, 0)
-    given = f"{counts.sum()} (of {len(labels)} samples and {len(reference.labels)} held-out images)"
+    given = f"{counts.sum()} (of {len(labels)} samples and {held_out} held-out images)"
     need = f"at least {SMALLEST} of classes of which both sides have {PER_CLASS} or more"
     require(bool(counts.sum() >= SMALLEST), "number of images to compare", given, need)
     return counts
 
 
-def _halves(labels: Int[np.ndarray, " n"], counts: Counts, rng: np.random.Generator) -> list[Rows]:
+def halves(labels: Int[np.ndarray, " n"], counts: Counts, rng: np.random.Generator) -> list[Rows]:
     """Rows of two disjoint halves with `counts` / 2 images of each class, in the order of classes."""
     chosen = [rng.permutation(np.flatnonzero(labels == c))[:count] for c, count in enumerate(counts)]
     return [np.concatenate([rows[start::2] for rows in chosen]) for start in (0, 1)]
@@ -230,10 +237,15 @@ def reference_images(config: Config) -> tuple[ArraySource, ArraySource]:
     sources = [make_source(config.data, split, resolution=config.resolution, bad_share=config.bad_share)
                for split in ("train", "test")]  # fmt: skip
     latent = isinstance(sources[0], LatentSource)
-    require(not latent, "features", "classifier", "inception for a run on latents, whose data are no images")
+    require(not latent, "features", "classifier", f"{OTHERS} for a run on latents, whose data are no images")
     few = [source if file_source(source) is None else few_of(source, REFERENCE) for source in sources]
     train, test = (good(in_memory(source)) for source in few)
     return train, test
+
+
+def versions() -> dict[str, str]:
+    """Those of Python and of `LIBRARIES`, for pages of figures."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 def evaluate_run(folder: Path, samples: Path | None = None, *, features: Features | None = None, seed: int = 0) -> Path:
@@ -261,8 +273,7 @@ def evaluate_run(folder: Path, samples: Path | None = None, *, features: Feature
             "confidence": 0.95,
             "training_images": len(train),
         },
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": versions(),
         **evaluate_samples(images, labels, train, test, judge, seed),
     }
     target = file.with_name("evaluation.json")

@@ -26,7 +26,7 @@ value - bias, the 95 % interval `low`, `high` of it, and `ideal`, what `debiased
 Intervals are grouped jackknife's where nothing else is said; its groups have the same classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -80,10 +80,21 @@ def all_figures(
     real, made = _join(known), _join(fresh)
     figures = {
         **_transport(known, fresh, classes),
-        **_frechet(known, fresh, left_out),
+        **_frechet(known, fresh, left_out, ("features", "pixels")),
         **_manifolds(known, fresh),
         **_by_image(real, made, left_out),
         **_variances(real.pixels, made.pixels, shape, left_out),
+    }
+    return figures, left_out
+
+
+def feature_figures(known: list[Facts], fresh: list[Facts]) -> tuple[Figures, dict[str, str]]:
+    """Those of `all_figures` for which no pixels are needed: of features, and means over single images."""
+    left_out: dict[str, str] = {}
+    figures = {
+        **_frechet(known, fresh, left_out, ("features",)),
+        **_manifolds(known, fresh),
+        **_by_image(_join(known), _join(fresh), left_out),
     }
     return figures, left_out
 
@@ -131,9 +142,9 @@ def _transport(known: list[Facts], fresh: list[Facts], classes: Rows) -> Figures
     }
 
 
-def _frechet(known: list[Facts], fresh: list[Facts], left_out: dict[str, str]) -> Figures:
+def _frechet(known: list[Facts], fresh: list[Facts], left_out: dict[str, str], spaces: Sequence[str]) -> Figures:
     figures = {}
-    for space in ("features", "pixels"):
+    for space in spaces:
         points = np.concatenate([getattr(half, space) for half in (*known, *fresh)])
         n, d = len(points) // 4, points.shape[1]
         if n <= d:

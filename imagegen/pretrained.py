@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from imagegen._names import require_one_of
 from imagegen.data.latents import CONTENT, pack_law
@@ -29,9 +29,16 @@ AT_ONCE = 16
 """Images decoded at once."""
 
 
+def require_installed(*libraries: str) -> None:
+    """Raise `InputError` for the first of these libraries that is not installed; the extra `pretrained` has them."""
+    for library in libraries:
+        there = importlib.util.find_spec(library) is not None
+        require(there, library, "not installed", "installed: pip install 'patina-diffusion[pretrained]'")
+
+
 class Autoencoder:
     """The autoencoder in a `folder` with config.json and diffusion_pytorch_model.safetensors; on a GPU if PyTorch has
-    one. It encodes for `imagegen.prepare`.
+    one. It encodes for `imagegen.prepare`. `codebook`: codes of a VQModel; 0 of an AutoencoderKL, which has none.
 
     Raises `InputError` for a folder without these, of another kind, and where diffusers or torch is not installed.
     """
@@ -44,9 +51,7 @@ class Autoencoder:
         config = _config(folder / "config.json")
         kind = config.get("_class_name", "none")
         require_one_of(f"_class_name in '{folder}/config.json'", kind, KINDS)
-        for library in ("torch", "diffusers"):
-            there = importlib.util.find_spec(library) is not None
-            require(there, library, "not installed", "installed, to run autoencoders: pip install torch diffusers")
+        require_installed("torch", "diffusers")
         import torch
 
         self._torch, self._variational = torch, kind == "AutoencoderKL"
@@ -56,6 +61,7 @@ class Autoencoder:
         self._device = device
         self._lock = threading.Lock()  # threads that prepare take turns: one at a time fills a device
         self.scale = float(self._model.config.scaling_factor) if self._variational else 1.0
+        self.codebook = 0 if self._variational else int(self._model.config.num_vq_embeddings)
         self.sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes() + repr(self.scale).encode()).hexdigest()
 
     def about(self, side: int) -> dict[str, Any]:
@@ -98,11 +104,25 @@ class Autoencoder:
         """Images, about [-1, 1] and not clipped, of scaled latents."""
         parts = []
         for start in range(0, len(latents), AT_ONCE):
-            part = np.moveaxis(latents[start : start + AT_ONCE], 3, 1) / np.float32(self.scale)
-            z = self._torch.from_numpy(np.ascontiguousarray(part, np.float32)).to(self._device)
+            z = self._tensor(latents[start : start + AT_ONCE])
             with self._torch.inference_mode():
                 parts.append(self._numpy(self._model.decode(z).sample))
         return np.concatenate(parts)
+
+    def codes(self, latents: Float[np.ndarray, "n h w c"]) -> Int[np.ndarray, "n h w"]:
+        """For each place of latents the number of the nearest vector of the codebook, 0 ... codebook - 1.
+
+        Raises `InputError` for an AutoencoderKL.
+        """
+        require(self.codebook > 0, "autoencoder", "an AutoencoderKL, without a codebook", "a VQModel")
+        with self._torch.inference_mode():
+            _, _, (_, _, found) = self._model.quantize(self._tensor(latents))
+        return found.reshape(latents.shape[:3]).cpu().numpy()
+
+    def _tensor(self, latents: Float[np.ndarray, "n h w c"]) -> Any:
+        """Latents as the model has them: channels first, not scaled."""
+        numbers = np.moveaxis(latents, 3, 1) / np.float32(self.scale)
+        return self._torch.from_numpy(np.ascontiguousarray(numbers, np.float32)).to(self._device)
 
     def _numpy(self, tensor: Any) -> Float[np.ndarray, "n h w c"]:
         return np.moveaxis(tensor.float().cpu().numpy(), 1, 3)

@@ -128,7 +128,7 @@ def make_samples(
         parts.append(np.load(part))
     made = np.concatenate(parts)
     if asked.captions:
-        write_whole(target / "captions.txt", "".join(f"{caption}\n" for caption in asked.captions))
+        write_whole(target / "captions.txt", "".join(f"{' '.join(caption.split())}\n" for caption in asked.captions))
     save_grid(made[:SHOWN].astype(np.float32) / 127.5 - 1, target / "samples.png", columns=asked.columns)
     arrays: dict[str, Any] = {"arr_0": made}
     with file.with_suffix(".partial").open("wb") as stream:

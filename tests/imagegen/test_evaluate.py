@@ -130,7 +130,7 @@ def test_figures_of_images_and_sets_agree_with_plain_loops(real, judge):
     held = evaluate._reference(TRAIN, TEST, judge).held_out
     counts = np.asarray(real["sizes"]["per_class"])
     rng = np.random.default_rng(0)
-    halves = [evaluate._halves(given.astype(np.int64), counts, rng) for given in (TEST.labels, LABELS)]
+    halves = [evaluate.halves(given.astype(np.int64), counts, rng) for given in (TEST.labels, LABELS)]
     assert not set(halves[0][0]) & set(halves[0][1])
     np.testing.assert_array_equal(TEST.labels[halves[0][0]], LABELS[halves[1][1]])
     x, x2 = (held.pixels[rows] for rows in halves[0])
@@ -201,9 +201,10 @@ def test_classes_that_one_side_lacks_are_left_out_and_seeds_cut_other_halves(jud
     train = ArraySource("digits", TRAIN.images[trained], TRAIN.labels[trained], TRAIN.class_names, {})
     labels = np.repeat(np.arange(10), 7)
     labels = labels[labels != 3]
-    counts = evaluate._counts(labels, evaluate._reference(train, TEST, judge))
+    reference = evaluate._reference(train, TEST, judge)
+    counts = evaluate.matched_counts(labels, reference.counts, len(reference.labels))
     np.testing.assert_array_equal(counts, [6, 6, 6, 0, 6, 6, 6, 0, 6, 6])
-    first, again, other = (evaluate._halves(labels, counts, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    first, again, other = (evaluate.halves(labels, counts, np.random.default_rng(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     for half in first:

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from imagegen import pretrained
 from imagegen.__main__ import main
+from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.decode import Unreadable
 from imagegen.data.latents import pack_law, unpack_law
 from imagegen.prepare import prepare
 from imagegen.pretrained import Autoencoder
+from imagegen.scores import images_behind
 from imagegen.statistics import statistics_of
 from tests.imagegen.disk import write_folder
 
@@ -82,6 +84,21 @@ def test_prepared_latents_are_those_of_the_images_and_their_mirrored_ones(folder
         assert np.all(record["std"] == 0.125)
     assert statistics_of(latents).latent == Pooled.sha256
     assert statistics_of(images).latent == ""
+
+
+def test_latents_are_compared_with_the_images_behind_them(folders):
+    raw, out = folders
+    behind = images_behind(Config(data=str(out)))
+    assert (behind.data, behind.resolution) == (str(raw.resolve()), SIDE)
+    assert images_behind(behind) == behind
+    assert images_behind(Config()) == Config()
+    moved = raw.with_name("moved")
+    raw.rename(moved)
+    try:
+        with pytest.raises(ValueError, match=r"latents whose images are still there; got '.*raw' gone"):
+            images_behind(Config(data=str(out)))
+    finally:
+        moved.rename(raw)
 
 
 def test_latents_train_and_their_samples_are_decoded(folders, tmp_path, small_network, monkeypatch, capsys):
