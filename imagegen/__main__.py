@@ -1,4 +1,4 @@
-"""The command line of `imagegen`: prepare, annotate, grade, train, sample, evaluate, export.
+"""The command line of `imagegen`: prepare, annotate, quality, grade, train, sample, evaluate, export.
 
 `python -m imagegen presets` lists the presets; `train PRESET` trains one, any field of the config overridden by its
 option; the same command goes on where it stopped. Exit code 2: a mistake in what was asked; 3: training stopped itself;
@@ -84,6 +84,24 @@ def annotate(
     return 0
 
 
+def quality(
+    data: tyro.conf.Positional[str], *, clip: Path, resolution: int = 0, out: Path = Path("quality.csv")
+) -> int:
+    """Score the quality of images by CLIP-IQA, for `grade`: OUT, a CSV file with columns `key` and `score`.
+
+    Args:
+        data: A folder of images, of tar shards, or of prepared images, as for `train --data`.
+        clip: The folder of a CLIP model of transformers.
+        resolution: As for `train`: what the images are cropped to before they are scored.
+        out: The file; images that it has are not scored again.
+    """
+    from imagegen.clip import Clip
+    from imagegen.grades import quality
+
+    print(f"{quality(data, Clip(clip), out, resolution=resolution)} images have their scores in {out}")
+    return 0
+
+
 def grade(
     data: tyro.conf.Positional[str],
     scores: tyro.conf.Positional[Path],
@@ -97,7 +115,7 @@ def grade(
 
     Args:
         data: A folder of images, of tar shards, or of prepared data, as for `train --data`.
-        scores: A CSV file with columns `key` and `score`, the higher the better, of every training image.
+        scores: A CSV file with columns `key` and `score`, the higher the better, of every training image (`quality`).
         resolution: As for `train`.
         bad_share: The share of the images, those with the lowest scores, that train at high noise alone.
         sigma_min: Noise-to-signal ratio from which on they train.
@@ -404,6 +422,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "presets": presets,
     "annotate": annotate,
+    "quality": quality,
     "grade": grade,
     "sample": sample,
     "evaluate": evaluate,
@@ -417,6 +436,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 INTERRUPTED = {
     "prepare": "interrupted; finished shards are kept, the same command goes on with the others",
     "train": "interrupted; the same command goes on from the newest checkpoint, if there is one",
+    "quality": "interrupted; scored images are kept, the same command goes on with the others",
     "annotate": "interrupted; what finished judges said is kept, the same command goes on with the next",
     "sample": "interrupted; finished parts are kept, the same command goes on from them",
     "reference": "interrupted; what is finished is kept, the same command goes on from it",

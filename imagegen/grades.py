@@ -5,9 +5,9 @@ scores ImageNet's images by CLIP-IQA instead: the best fifth trains everywhere, 
 of n images the round(bad_share n) with the lowest scores train from `sigma_min` on; of equal scores the later in the
 order of the data counts as the lower.
 
-Scores come in a CSV file with the columns `key` and `score`, the higher the better. Keys are those of the images, as
-`imagegen.data.files` has them (`n01440764/n01440764_10026.JPEG`), and stay the same in prepared data: so images are
-scored once, whatever latents they become.
+Scores come in a CSV file with the columns `key` and `score`, the higher the better; `quality` writes one by CLIP. Keys
+are those of the images, as `imagegen.data.files` has them (`n01440764/n01440764_10026.JPEG`), and stay the same in
+prepared data: so images are scored once, whatever latents they become.
 
 The paper's best models have 80 % at a `sigma_min` of 0.2, for latents of standard deviation 0.5: a noise-to-signal
 ratio of 0.4. Its published code (giannisdaras/ambient-omni on GitHub, commit 8695e26, `training_loop.py` of
@@ -17,20 +17,34 @@ that permutation: the fifth that it trains everywhere is not the one with the hi
 
 import csv
 import hashlib
+import io
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from tqdm import tqdm
 
 from imagegen import annotations
 from imagegen.annotations import Annotations, keys_fingerprint, listing
+from imagegen.clip import Embedder, unit
 from imagegen.data.builtin import make_source
 from imagegen.data.files import FileSource
+from imagegen.data.latents import LatentSource
+from imagegen.data.source import read_batch
+from imagegen.sampling import to_bytes
 from theory._checks import make_folder, require
+from theory._files import write_whole
 
 COLUMNS = ("key", "score")
+PROMPTS = ("Good photo.", "Bad photo.")
+"""Between which CLIP-IQA lets CLIP choose."""
+SCALE = 100.0
+"""Of cosines, in CLIP's probabilities."""
+AT_ONCE = 64
+"""Images that are read, scored and written at once."""
 
 
 def grade(
@@ -45,9 +59,7 @@ def grade(
     require(0 < sigma_min < math.inf, "sigma_min", sigma_min, "positive and finite")
     require(out.suffix == ".npz" and not out.is_dir(), "out", out, "a file that ends in .npz")
     known = read_scores(scores)
-    source = listing(make_source(data, "train", resolution=resolution))
-    require(source is not None, "data", f"'{data}'", "a folder: of images by class, of tar shards, or prepared")
-    assert source is not None
+    source = _in_a_folder(data, resolution)
     own = _scores_of(source, known, scores)
     about: dict[str, Any] = {
         "fingerprint": keys_fingerprint(source),
@@ -59,6 +71,57 @@ def grade(
     make_folder("out", out.parent)
     annotations.save(noted, out)
     return noted
+
+
+def quality(data: str, clip: Embedder, out: Path, *, resolution: int = 0) -> int:
+    """Score the training images of the folder `data` by CLIP-IQA (Wang, Chan, Loy 2023), in 0 ... 1; write the CSV file
+    `out`; return how many there are.
+
+    The score is CLIP's probability of "Good photo." against "Bad photo.", of images as `imagegen.clip` prepares them.
+    (The authors leave out CLIP's embedding of places instead, to score images of every size.) How they were made stands
+    in a .json file beside. Scored images stay in the file: interrupted, the same call goes on. Raises `InputError` for
+    data that are not images in a folder, and an `out` that does not end in .csv, or has other scores.
+    """
+    require(out.suffix == ".csv" and not out.is_dir(), "out", out, "a file that ends in .csv")
+    source = _in_a_folder(data, resolution)
+    require(not isinstance(source, LatentSource), "data", f"'{data}', latents", "images")
+    make_folder("out", out.parent)
+    known = _begun(out, {"images": keys_fingerprint(source), "prompts": PROMPTS, **clip.about})
+    prompts = unit(clip.texts(PROMPTS))
+    left = np.array([index for index in range(len(source)) if source.key(index) not in known], int)
+    with out.open("a", newline="", encoding="utf-8") as lines:
+        if not known:
+            lines.write(",".join(COLUMNS) + "\n")
+        for low in tqdm(range(0, left.size, AT_ONCE), desc="scoring", unit="batch", disable=None):
+            part = left[low : low + AT_ONCE]
+            features = unit(clip.images(to_bytes(read_batch(source, part)["image"])))
+            good, bad = SCALE * (features @ prompts.T).T
+            rows = zip((source.key(int(index)) for index in part), 1 / (1 + np.exp(bad - good)), strict=True)
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows((key, f"{score:.6f}") for key, score in rows)
+            lines.write(text.getvalue())  # whole lines at a time
+            lines.flush()
+    return len(source)
+
+
+def _begun(out: Path, about: dict[str, Any]) -> dict[str, float]:
+    """The scores that are there already, if they were made in the same way."""
+    beside, text = out.with_suffix(".json"), json.dumps(about, indent=1) + "\n"
+    if out.exists():
+        same = beside.exists() and beside.read_text(encoding="utf-8") == text
+        require(same, "out", f"'{out}', with scores that were made otherwise", "a new file, or one of the same call")
+        written = out.read_bytes()
+        write_whole(out, written[: written.rfind(b"\n") + 1])  # a line may have been cut off
+    else:
+        write_whole(beside, text)
+    return read_scores(out) if out.exists() and out.stat().st_size else {}
+
+
+def _in_a_folder(data: str, resolution: int) -> FileSource:
+    source = listing(make_source(data, "train", resolution=resolution))
+    require(source is not None, "data", f"'{data}'", "a folder: of images by class, of tar shards, or prepared")
+    assert source is not None
+    return source
 
 
 def lowest(scores: Float[np.ndarray, " n"], count: int) -> Bool[np.ndarray, " n"]:

@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from imagegen import annotations
 from imagegen.__main__ import main
 from imagegen.config import Config
 from imagegen.data.builtin import make_source
-from imagegen.grades import grade, lowest, read_scores
+from imagegen.grades import grade, lowest, quality, read_scores
 from imagegen.paths import make_path
 from imagegen.prepare import prepare
 from imagegen.statistics import statistics_of
 from imagegen.training_data import make_gates, training_source
+from tests.imagegen.clips import save_clip
 from tests.imagegen.disk import write_folder
 
 SIDE = 16
@@ -77,6 +79,60 @@ def test_a_graded_folder_trains(folders, tmp_path, small_network, capsys):
              "small", "--steps", "2", "--warmup", "1", "--batch", "8", "--log-every", "1", "--checkpoint-every", "2",
              "--samples-every", "0"]  # fmt: skip
     assert main([*train, "--out", str(tmp_path / "run")]) == 0
+
+
+class Bright:
+    """What stands for CLIP: bright images are good."""
+
+    def __init__(self):
+        self.about, self.seen = {"weights_sha256": "of this test"}, 0
+
+    def images(self, images):
+        self.seen += len(images)
+        light = images.astype(np.float32).mean((1, 2, 3)) / 255
+        return np.stack([light, 1 - light], axis=1)
+
+    def texts(self, captions):
+        return np.array([[3.0, 0.0] if "Good" in caption else [0.0, 2.0] for caption in captions], np.float32)
+
+
+def test_images_are_scored_by_the_probability_of_the_good_prompt_and_scoring_goes_on(folders, tmp_path, monkeypatch):
+    root, out = folders[0], tmp_path / "quality.csv"
+    monkeypatch.setattr("imagegen.grades.AT_ONCE", 10)
+    clip = Bright()
+    assert quality(str(root / "raw"), clip, out, resolution=SIDE) == clip.seen == 24
+    source = make_source(str(root / "raw"), "train", resolution=SIDE)
+    scores = read_scores(out)
+    assert list(scores) == [source.key(index) for index in range(24)]
+    for index, score in enumerate(scores.values()):
+        light = float(np.floor(127.5 * (source[index]["image"] + 1) + 0.5).mean()) / 255
+        good, bad = np.array([light, 1 - light]) / np.hypot(light, 1 - light)
+        assert score == pytest.approx(expit(100 * (good - bad)), abs=1e-4)
+    whole = out.read_bytes()
+    out.write_bytes(whole[: len(whole) // 2])  # cut within a line
+    quality(str(root / "raw"), clip, out, resolution=SIDE)
+    assert out.read_bytes() == whole
+    assert 24 + 10 < clip.seen < 24 + 15
+    noted = grade(str(root / "out"), out, tmp_path / "annotations.npz", bad_share=0.5)
+    values = np.array(list(scores.values()))
+    assert values[noted.degraded].max() <= values[~noted.degraded].min()
+    other = Bright()
+    other.about = {"weights_sha256": "another"}
+    with pytest.raises(ValueError, match="made otherwise"):
+        quality(str(root / "raw"), other, out, resolution=SIDE)
+    with pytest.raises(ValueError, match=r"ends in \.csv"):
+        quality(str(root / "raw"), clip, tmp_path / "quality.txt", resolution=SIDE)
+
+
+def test_a_clip_on_disk_scores_a_folder(folders, tmp_path, capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    save_clip(tmp_path)
+    out = tmp_path / "quality.csv"
+    command = ["quality", str(folders[0] / "raw"), "--resolution", str(SIDE), "--clip", str(tmp_path)]
+    assert main([*command, "--out", str(out)]) == 0
+    assert "24 images have their scores" in capsys.readouterr().out
+    assert np.ptp(list(read_scores(out).values())) > 0
 
 
 @pytest.mark.parametrize(
