@@ -165,7 +165,7 @@ def each_deterministic_sampler_on(first, second, quick):
 
 
 @pytest.mark.parametrize(
-    ("name", "sampler"), each_deterministic_sampler_on(("vp_linear",), ("edm",), (Heun, DPMSolverPP2M))
+    ("name", "sampler"), each_deterministic_sampler_on(("vp_linear",), ("edm",), (DPMSolverPP2M,))
 )
 def test_order_of_convergence_on_a_mixture_is_the_nominal_one(name, sampler):
     """Error against the adaptive reference between two interior times, halving the step: log2 of the ratio."""

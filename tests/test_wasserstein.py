@@ -71,7 +71,7 @@ def test_gaussians_on_the_line(shift, std, other):
     np.testing.assert_allclose(wasserstein2_1d(p, q), expected, rtol=1e-9, atol=1e-15)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(seeds, seeds)
 def test_mixtures_on_the_line_agree_with_a_sum_over_the_cumulative_and_lie_between_the_bounds(seed, other):
     """W2² = ∫∫ weighs |F - G| (Vallender's type of formula): the same distance without any quantile.
