@@ -182,8 +182,9 @@ def clip_score(images: Float[np.ndarray, "n d"], texts: Float[np.ndarray, "..."]
     over n >= 2 samples.
 
     CLIPScore of Hessel, Holtzman, Forbes, Le Bras, Choi (2021) has the same with weight 2.5 in the place of 100, and
-    the caption behind "A photo depicts"; here it stands alone. Most tables, and torchmetrics, give 100 · mean cos,
-    which is the same number unless some cosine is negative. Samples of one caption count as independent.
+    the caption behind "A photo depicts"; here it stands alone. The "CLIP score" of most tables is 100 · mean cos, and
+    torchmetrics' is that where the mean is above 0: the same number unless some cosine is negative. Samples of one
+    caption count as independent.
 
     Raises `InputError` where the two do not fit, for n < 2, and for features that are 0 or not finite.
     """

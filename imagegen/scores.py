@@ -3,7 +3,8 @@
 CLIP's features are compared as the classifier's are (`imagegen.figures`), and in them, at length 1,
 
 - `nearest_training` is the mean distance to the 5 nearest training images,
-- `memorised` the share of samples nearer than `MEMORISED` = 0.12 to one (SC's threshold, for CLIP ViT-B/16),
+- `memorised` the share of samples nearer than `MEMORISED` = 0.12 to one (SC's threshold for CLIP ViT-B/16, taken to be
+  meant of features of length 1),
 
 each beside that of held-out images. Images are read batch by batch and not kept, up to `LIMIT` = 50 000 of each split,
 drawn at random by the seed; a run on latents is compared with the images that its latents were prepared from. All
