@@ -192,6 +192,7 @@ def reference(
     weights: Path,
     split: str = "train",
     resolution: int = 0,
+    bad_share: float = BAD_SHARE,
     out: Path = Path("reference.npz"),
 ) -> int:
     """Inception's statistics of a data set's good images, in ADM's format: OUT, for `evaluate --reference OUT`.
@@ -201,6 +202,7 @@ def reference(
         weights: Inception's, torch-fidelity's .pth file or .safetensors.
         split: train or test.
         resolution: As for `train`.
+        bad_share: As for `train`.
         out: The .npz file.
     """
     from imagegen.data.builtin import make_source
@@ -210,7 +212,7 @@ def reference(
     from imagegen.inception import load_inception
     from imagegen.references import write_reference
 
-    source = make_source(data, split, resolution=resolution)
+    source = make_source(data, split, resolution=resolution, bad_share=bad_share)
     require(not isinstance(source, LatentSource), "data", f"'{data}', latents", "the images themselves")
     clean = good(source) if isinstance(source, ArraySource) else source
     write_reference(clean, load_inception(weights), out, data=data, split=split)
@@ -332,7 +334,7 @@ def prepare(
         data: The folder, as for `train --data`.
         resolution: Side of the images in pixels.
         out: Folder to store them in, as PNG, with a manifest.json.
-        bad_share: Stop where more than this share of the images turns out to be unreadable.
+        bad_share: Stop where more than this share of the images is left out from the start, or turns out unreadable.
         latents: Store latents instead, of the autoencoder in this folder (diffusers' AutoencoderKL or VQModel).
     """
     from imagegen.prepare import prepare

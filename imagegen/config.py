@@ -40,7 +40,8 @@ class Config:
     resolution: int = 0
     """Side of the images in pixels: required for folders of images and of tar shards, 0 otherwise."""
     bad_share: float = 0.05
-    """Stop where more than this share of the images read from a folder, in [0, 1], turns out to be unreadable."""
+    """Stop where more than this share of the images in a folder, in [0, 1], turns out to be unreadable, or is left out
+    from the start (a tar shard's dead keys, images without captions, ...): docs/data.md."""
     degradation: str = "none"
     """What a share of the images, chosen by index, has suffered: none, blur, jpeg, motion, mask or box."""
     degraded_share: float = 0.0

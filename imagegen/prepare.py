@@ -25,12 +25,12 @@ from imagegen.checkpoint import full_disk_explained
 from imagegen.data.decode import encode_png
 from imagegen.data.directory import from_directory
 from imagegen.data.files import FileSource
-from imagegen.data.records import CONTENT, MANIFEST, pack
+from imagegen.data.records import CONTENT, MANIFEST, pack, read_listing
 from imagegen.data.skips import BAD_SHARE
 from imagegen.data.splits import SPLITS
-from theory._checks import make_folder, require
+from theory._checks import InputError, make_folder, require
 from theory._cores import cores
-from theory._files import write_whole
+from theory._files import locked, write_whole
 
 PER_SHARD = 4096
 """Samples that a shard is made of."""
@@ -38,6 +38,8 @@ BATCH = 64
 """Images that are encoded at once."""
 PLAN = "plan.json"
 """What is being prepared, from the first shard on."""
+LOCKED = "prepare.lock"
+"""Locked by the process that prepares, for as long as it runs."""
 OPTIONS = "group_size:1,uncompressed"
 """Of ArrayRecord: every record can be read by itself, and images are compressed already."""
 
@@ -82,7 +84,8 @@ def prepare(
     """Prepare both splits of a folder of images or tar shards in `out`; return the manifest, which is written last.
 
     `encoder`: by default PNG; `threads`: by default one per core. Raises `InputError` as `from_directory` does, for
-    sizes below 1, for more than `bad_share` of unreadable images, and for an `out` that holds something else.
+    sizes below 1, for more than `bad_share` of unreadable images, and for an `out` that holds something else, or in
+    which another process is preparing.
     """
     require(not (data / MANIFEST).exists(), "data", f"'{data}', which is prepared already", "the images as they came")
     require(per_shard >= 1, "per_shard", per_shard, "at least 1")
@@ -96,13 +99,15 @@ def prepare(
         "listing": {split: _listing(source) for split, source in sources.items()},
     }  # fmt: skip
     make_folder("out", out)
-    _require_same(out, plan)
+    others = [] if (out / PLAN).exists() else [entry.name for entry in out.iterdir() if entry.name != LOCKED]
+    require(not others, "out", f"'{out}', which holds other files", "an empty or a new folder")
     shards = [
         _Shard(split, out / f"{split}-{k:05d}.arrayrecord", source, range(len(source))[k * per_shard :][:per_shard])
         for split, source in sources.items()
         for k in range(-(-len(source) // per_shard))
     ]
-    with full_disk_explained(out):
+    with locked("out", out / LOCKED), full_disk_explained(out):
+        _require_same(out, plan)
         _write_all(shards, encode, workers)
         manifest = _manifest(plan, sources, shards)
         write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
@@ -118,11 +123,6 @@ class _Shard:
     source: FileSource
     indices: range
 
-    @property
-    def listing(self) -> Path:
-        """Written when the shard is whole."""
-        return self.file.with_suffix(".json")
-
 
 def _listing(source: FileSource) -> str:
     """SHA-256 of the keys and labels in their order."""
@@ -133,20 +133,19 @@ def _listing(source: FileSource) -> str:
 
 
 def _require_same(out: Path, plan: Mapping[str, Any]) -> None:
-    """Refuse a folder in which something else was begun, or other files are; note what is begun now."""
+    """Refuse a folder in which something else was begun; note what is begun now."""
     file = out / PLAN
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         other = [f"{name} {plan[name]} (there {before.get(name)})" for name in plan if plan[name] != before.get(name)]
         require(not other, f"what is prepared in '{out}'", ", ".join(other), "the same; choose another --out")
         return
-    require(not any(out.iterdir()), "out", f"'{out}', which holds other files", "an empty or a new folder")
     write_whole(file, json.dumps(plan, indent=1) + "\n")
 
 
 def _write_all(shards: Sequence[_Shard], encode: Encoder, workers: int) -> None:
     """Write the shards that are missing; what ends one of the threads ends all."""
-    missing = [shard for shard in shards if not shard.listing.exists()]
+    missing = [shard for shard in shards if not _whole(shard)]
     total, left = (sum(len(shard.indices) for shard in some) for some in (shards, missing))
     stop = threading.Event()
     with (
@@ -161,6 +160,15 @@ def _write_all(shards: Sequence[_Shard], encode: Encoder, workers: int) -> None:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _whole(shard: _Shard) -> bool:
+    """Whether the shard was written before, and its listing can be read."""
+    try:
+        listing = read_listing(shard.file)
+    except InputError:
+        return False
+    return shard.file.is_file() and shard.file.stat().st_size == listing["bytes"]
 
 
 def _write(shard: _Shard, encode: Encoder, bar: "tqdm[Any]", stop: threading.Event) -> None:
@@ -208,7 +216,7 @@ def _finish(shard: _Shard, partial: Path, headers: Sequence[Mapping[str, Any]]) 
         "keys": [header["key"] for header in headers], "labels": [header["label"] for header in headers],
         "skipped": [list(bad[index]) for index in shard.indices if index in bad], "bytes": size, "sha256": sha256,
     }  # fmt: skip
-    write_whole(shard.listing, json.dumps(listing) + "\n")
+    write_whole(shard.file.with_suffix(".json"), json.dumps(listing) + "\n")
 
 
 def _manifest(plan: Mapping[str, Any], sources: Mapping[str, FileSource], shards: Sequence[_Shard]) -> dict[str, Any]:
@@ -217,7 +225,7 @@ def _manifest(plan: Mapping[str, Any], sources: Mapping[str, FileSource], shards
         for split, source in sources.items()
     }
     for shard in shards:
-        listing = json.loads(shard.listing.read_text(encoding="utf-8"))
+        listing = read_listing(shard.file)
         split, count = splits[shard.split], len(listing["keys"])
         split["count"] += count
         stored = {name: listing[name] for name in ("bytes", "sha256")}

@@ -10,11 +10,13 @@ whose shape, scale and autoencoder the manifest has under `about`.
 """
 
 import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, Shaped
 
 from imagegen._names import require_one_of
 from imagegen.data.decode import Unreadable
@@ -31,6 +33,8 @@ LENGTH = 4
 """Bytes of the header's length."""
 FIELDS = ("content", "resolution", "class_names", "splits")
 """Of a manifest, that are needed to read it."""
+LISTED = ("keys", "labels", "skipped", "bytes", "sha256")
+"""Of a shard's listing."""
 
 
 def pack(header: dict[str, Any], content: bytes) -> bytes:
@@ -63,10 +67,27 @@ def read_manifest(root: Path) -> dict[str, Any]:
     return found
 
 
+def read_listing(shard: Path) -> dict[str, Any]:
+    """The listing beside a shard: `keys` and `labels`, as many of the one as of the other, what was `skipped`, and the
+    shard's `bytes` and `sha256`. Raises `InputError` for one that is missing or damaged.
+    """
+    file = shard.with_suffix(".json")
+    allowed = "what `prepare` wrote; the same `prepare` command again makes this shard anew"
+    try:
+        listing = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{file}' must be {allowed}; got {error}.") from None
+    whole = isinstance(listing, dict) and all(name in listing for name in LISTED)
+    require(whole and len(listing["keys"]) == len(listing["labels"]), f"'{file}'", "another content", allowed)
+    found: dict[str, Any] = listing
+    return found
+
+
 class Prepared(Files):
     """The prepared samples of a split in `root`, in the order in which they were prepared.
 
-    Raises `ValueError` for another split or content, and shards that are missing or of another size than when written.
+    Raises `ValueError` for another split or content, shards that are missing or of another size than when written, and
+    listings that are missing or damaged.
     """
 
     def __init__(self, root: Path, split: str) -> None:
@@ -82,15 +103,17 @@ class Prepared(Files):
             size = file.stat().st_size if file.exists() else "no file"
             require(size == shard["bytes"], f"'{file}'", size, f"of {shard['bytes']} bytes, as when it was prepared")
         self.class_names = tuple(manifest["class_names"])
-        listed = [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in self._shards]
-        self._keys = [key for shard in listed for key in shard["keys"]]
-        self.labels = np.array([label for shard in listed for label in shard["labels"]], np.int32)
+        listed = [_listed(file, shard["count"]) for file, shard in zip(self._shards, known["shards"], strict=True)]
+        self._keys = [keys for keys, _ in listed]
+        self._ends = np.cumsum([len(keys) for keys in self._keys])
+        self.labels = np.concatenate([labels for _, labels in listed] or [np.zeros(0, np.int32)])
         listed_out = [LeftOut(why, count, tuple(first)) for why, count, first in known["left_out"]]
         self.left_out = together([*listed_out, *left_out((key, why) for key, why in known["skipped"])])
 
     def key(self, index: int) -> str:
         """The key that it had before it was prepared."""
-        return self._keys[index]
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return os.fsdecode(self._keys[shard][index - self._ends[shard]])
 
     def read(self, index: int) -> tuple[bytes, dict[str, Any]]:
         """The PNG, and the `caption` where there is one. Raises `Unreadable` for a damaged record."""
@@ -107,3 +130,11 @@ class Prepared(Files):
         import grain
 
         return grain.sources.ArrayRecordDataSource([str(file) for file in self._shards])
+
+
+def _listed(shard: Path, count: int) -> tuple[Shaped[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Keys, as bytes side by side (as Python's strings, millions of them take several times as much), and labels."""
+    listing = read_listing(shard)
+    found = len(listing["keys"])
+    require(found == count, f"'{shard.with_suffix('.json')}'", f"{found} keys", f"a list of {count}, as in {MANIFEST}")
+    return np.array([os.fsencode(key) for key in listing["keys"]], np.bytes_), np.array(listing["labels"], np.int32)
