@@ -17,6 +17,7 @@ from imagegen._names import require_one_of
 from imagegen.annotate import AnnotateConfig
 from imagegen.config import Config, check
 from imagegen.data.skips import BAD_SHARE
+from imagegen.data.tokens import LENGTH
 from imagegen.hosts import HostLost, Launch, leads, leave_hosts, start_hosts
 from imagegen.presets import PRESETS
 from theory._checks import InputError, require
@@ -99,6 +100,7 @@ def sample(
     seed: int = 0,
     walk: bool = False,
     decoder: Path | None = None,
+    text_encoder: Path | None = None,
     out: Path | None = None,
 ) -> int:
     """Make images from a run: a PNG grid and an .npz as ADM's (`arr_0` bytes, `arr_1` labels).
@@ -118,6 +120,7 @@ def sample(
         seed: Seed of the noise.
         walk: Instead, images of the first class or caption along a circle of starting noise.
         decoder: Of a run on latents, the folder of their autoencoder.
+        text_encoder: Of a run on prepared embeddings, the folder of their text encoder, for CAPTIONS.
         out: Folder; by default RUN/samples-STEP.
     """
     from imagegen.samples import make_samples, make_walk
@@ -127,7 +130,7 @@ def sample(
     how = SamplerConfig(sampler, grid, steps, guidance, interval)
     make = make_walk if walk else make_samples
     file = make(run, number=number, classes=classes, captions=captions, how=how, ema=ema, step=step, seed=seed, out=out,
-                decoder=decoder)  # fmt: skip
+                decoder=decoder, text_encoder=text_encoder)  # fmt: skip
     print(f"wrote {file}")
     return 0
 
@@ -327,6 +330,8 @@ def prepare(
     out: Path,
     bad_share: float = BAD_SHARE,
     latents: Path | None = None,
+    text_encoder: Path | None = None,
+    text_length: int = LENGTH,
 ) -> int:
     """Crop a folder of images (ImageNet) or tar shards (CC3M) once, and store them for `train --data OUT`.
 
@@ -336,12 +341,20 @@ def prepare(
         out: Folder to store them in, as PNG, with a manifest.json.
         bad_share: Stop where more than this share of the images is left out from the start, or turns out unreadable.
         latents: Store latents instead, of the autoencoder in this folder (diffusers' AutoencoderKL or VQModel).
+        text_encoder: Store embeddings of the captions too, by the text encoder in this folder (transformers' BERT,
+            CLIP's text model or T5's encoder), for `train --text prepared`.
+        text_length: Tokens of a caption that is encoded; longer ones are cut.
     """
     from imagegen.prepare import prepare
     from imagegen.pretrained import Autoencoder
+    from imagegen.text_encoders import FrozenEncoder
 
+    idle = text_encoder is None and text_length != LENGTH
+    require(not idle, "text_length", text_length, "left out where captions are not encoded: no text_encoder")
     encoder = None if latents is None else Autoencoder(latents)
-    splits = prepare(data, out, resolution=resolution, bad_share=bad_share, encoder=encoder)["splits"]
+    text = None if text_encoder is None else FrozenEncoder(text_encoder, text_length)
+    manifest = prepare(data, out, resolution=resolution, bad_share=bad_share, encoder=encoder, text=text)
+    splits = manifest["splits"]
     for name, split in splits.items():
         reasons = [f"{count} x {why}" for why, count, _ in split["left_out"]]
         reasons += [f"{len(split['skipped'])} unreadable"] * bool(split["skipped"])

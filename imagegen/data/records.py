@@ -4,11 +4,16 @@
     DIR/train-00000.arrayrecord     the records of a shard
     DIR/train-00000.json            its keys and labels, and what was skipped
 
+    DIR/text.npz                    where captions were encoded: by what, and the empty caption
+
 A record is the length of a header (4 bytes, little-endian), the header, JSON with `key`, `label` and, where there is
 one, `caption`, and the content: an image as PNG, already cropped, or the law of its latent (`imagegen.data.latents`),
-whose shape, scale and autoencoder the manifest has under `about`.
+whose shape, scale and autoencoder the manifest has under `about`; then, where captions were encoded, the states of the
+caption's tokens (`imagegen.data.embeddings`), whose encoder, length and width it has under `text`.
 """
 
+import copy
+import dataclasses
 import json
 import os
 from functools import cached_property
@@ -20,8 +25,10 @@ from jaxtyping import Int, Shaped
 
 from imagegen._names import require_one_of
 from imagegen.data.decode import Unreadable
-from imagegen.data.files import Files
+from imagegen.data.embeddings import FROZEN, Frozen, load_frozen, unpack_states
+from imagegen.data.files import Files, FileSource
 from imagegen.data.skips import LeftOut, left_out, together
+from imagegen.data.source import Source
 from theory._checks import InputError, require
 
 MANIFEST = "manifest.json"
@@ -84,7 +91,8 @@ def read_listing(shard: Path) -> dict[str, Any]:
 
 
 class Prepared(Files):
-    """The prepared samples of a split in `root`, in the order in which they were prepared.
+    """The prepared samples of a split in `root`, in the order in which they were prepared. `text` is what the manifest
+    says of the encoder of captions, or None; `embeddings`: whether records hold what it made of them.
 
     Raises `ValueError` for another split or content, shards that are missing or of another size than when written, and
     listings that are missing or damaged.
@@ -92,6 +100,7 @@ class Prepared(Files):
 
     def __init__(self, root: Path, split: str) -> None:
         manifest = read_manifest(root)
+        self.root, self.text, self.embeddings = root, manifest.get("text"), False
         require_one_of("split", split, manifest["splits"])
         require_one_of(f"content of '{root}'", manifest["content"], CONTENTS)
         about = manifest.get("about", {})
@@ -116,13 +125,40 @@ class Prepared(Files):
         return os.fsdecode(self._keys[shard][index - self._ends[shard]])
 
     def read(self, index: int) -> tuple[bytes, dict[str, Any]]:
-        """The PNG, and the `caption` where there is one. Raises `Unreadable` for a damaged record."""
+        """The PNG or latent, the `caption` if there is one, and its `embedding`, if wanted, float16, (length, width).
+
+        Raises `Unreadable` for a damaged record.
+        """
         try:
             record = self._records[index]
         except RuntimeError as error:
             raise Unreadable(str(error)) from error
         header, content = unpack(record)
-        return content, {"caption": header["caption"]} if "caption" in header else {}
+        fields = {"caption": header["caption"]} if "caption" in header else {}
+        if self.text is None:
+            return content, fields
+        tokens, length, width = header.get("tokens", -1), self.text["length"], self.text["width"]
+        end = len(content) - 2 * tokens * width
+        if self.embeddings:
+            fields["embedding"] = unpack_states(content[max(0, end) :], tokens, (length, width))
+        return content[:end], fields
+
+    def with_embeddings(self) -> "Prepared":
+        """The same samples, the embeddings of their captions in their records. Raises `InputError` where none are."""
+        allowed = "another: these data hold no embeddings of captions (`prepare --text-encoder` stores them)"
+        require(self.text is not None, f"text, for '{self.root}',", "prepared", allowed)
+        same = copy.copy(self)
+        same.embeddings = True
+        return same
+
+    @cached_property
+    def frozen(self) -> Frozen:
+        """The encoder of captions, as a run knows it. Raises `InputError` where its file is missing or another's."""
+        file, frozen, text = self.root / FROZEN, load_frozen(self.root / FROZEN), self.text or {}
+        given = (frozen.encoder, *frozen.null.shape)
+        same = given == tuple(text.get(name) for name in ("encoder", "length", "width"))
+        require(same, f"'{file}'", "that of another encoder", f"as {MANIFEST} says: prepare the data again")
+        return frozen
 
     @cached_property
     def _records(self) -> Any:
@@ -138,3 +174,22 @@ def _listed(shard: Path, count: int) -> tuple[Shaped[np.ndarray, " n"], Int[np.n
     found = len(listing["keys"])
     require(found == count, f"'{shard.with_suffix('.json')}'", f"{found} keys", f"a list of {count}, as in {MANIFEST}")
     return np.array([os.fsencode(key) for key in listing["keys"]], np.bytes_), np.array(listing["labels"], np.int32)
+
+
+def with_embeddings(source: Source) -> FileSource:
+    """The same prepared data, with the embeddings of their captions: `embedding` in each record, float16, (length,
+    width). Raises `InputError` for data that hold none.
+    """
+    given = source.files if isinstance(source, FileSource) else None
+    allowed = "another: embeddings are read from a folder that `prepare --text-encoder` wrote"
+    require(isinstance(given, Prepared), f"text, for '{source.name}',", "prepared", allowed)
+    assert isinstance(source, FileSource)
+    assert isinstance(given, Prepared)
+    return dataclasses.replace(source, files=given.with_embeddings())
+
+
+def frozen_of(source: Source) -> Frozen:
+    """The encoder whose embeddings the records of prepared data hold. Raises `InputError` for data without any."""
+    files = with_embeddings(source).files
+    assert isinstance(files, Prepared)
+    return files.frozen
