@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 from imagegen.config import Config
 from imagegen.data.embeddings import Frozen
 from imagegen.data.tokens import Vocabulary
+from imagegen.hosts import within_process
 from imagegen.model import (
     AnyModel,
     Encoded,
@@ -154,6 +155,9 @@ def make_task(
     """
     key_model, key_step, key_sample = jax.random.split(jax.random.key(config.seed), 3)
     state, static = _start(config, statistics, key_model, text, mesh)
+    # what is not trained came out of the same program, over all processes: each needs it for itself
+    beside, rest = eqx.partition(static, eqx.is_array)
+    static = eqx.combine(within_process(beside), rest)
     perturbed = InputPerturbation(config.input_perturbation) if config.input_perturbation > 0 else None
     task = Task(
         static,
