@@ -18,6 +18,7 @@ from imagegen._names import require_one_of
 from imagegen.annotate import AnnotateConfig
 from imagegen.config import Config, check
 from imagegen.data.skips import BAD_SHARE
+from imagegen.data.tokens import LENGTH
 from imagegen.hosts import HostLost, Launch, leads, leave_hosts, start_hosts
 from imagegen.presets import PRESETS
 from theory._checks import InputError, require
@@ -145,6 +146,7 @@ def sample(
     walk: bool = False,
     decoder: Path | None = None,
     batch: int = 250,
+    text_encoder: Path | None = None,
     out: Path | None = None,
 ) -> int:
     """Make images from a run: a PNG grid and an .npz as ADM's (`arr_0` bytes, `arr_1` labels).
@@ -165,6 +167,7 @@ def sample(
         walk: Instead, images of the first class or caption along a circle of starting noise.
         decoder: Of a run on latents, the folder of their autoencoder.
         batch: Images made at once, for memory; those of samplers that add noise depend on it.
+        text_encoder: Of a run on prepared embeddings, the folder of their text encoder, for CAPTIONS.
         out: Folder; by default RUN/samples-STEP.
     """
     from imagegen.samples import make_samples, make_walk
@@ -174,7 +177,7 @@ def sample(
     how = SamplerConfig(sampler, grid, steps, guidance, interval)
     make = make_walk if walk else functools.partial(make_samples, batch=batch)
     file = make(run, number=number, classes=classes, captions=captions, how=how, ema=ema, step=step, seed=seed, out=out,
-                decoder=decoder)  # fmt: skip
+                decoder=decoder, text_encoder=text_encoder)  # fmt: skip
     print(f"wrote {file}")
     return 0
 
@@ -260,6 +263,7 @@ def reference(
     weights: Path,
     split: str = "train",
     resolution: int = 0,
+    bad_share: float = BAD_SHARE,
     out: Path = Path("reference.npz"),
 ) -> int:
     """Inception's statistics of a data set's good images, in ADM's format: OUT, for `evaluate --reference OUT`.
@@ -269,6 +273,7 @@ def reference(
         weights: Inception's, torch-fidelity's .pth file or .safetensors.
         split: train or test.
         resolution: As for `train`.
+        bad_share: As for `train`.
         out: The .npz file.
     """
     from imagegen.data.builtin import make_source
@@ -278,7 +283,7 @@ def reference(
     from imagegen.inception import load_inception
     from imagegen.references import write_reference
 
-    source = make_source(data, split, resolution=resolution)
+    source = make_source(data, split, resolution=resolution, bad_share=bad_share)
     require(not isinstance(source, LatentSource), "data", f"'{data}', latents", "the images themselves")
     clean = good(source) if isinstance(source, ArraySource) else source
     write_reference(clean, load_inception(weights), out, data=data, split=split)
@@ -393,6 +398,8 @@ def prepare(
     out: Path,
     bad_share: float = BAD_SHARE,
     latents: Path | None = None,
+    text_encoder: Path | None = None,
+    text_length: int = LENGTH,
 ) -> int:
     """Crop a folder of images (ImageNet) or tar shards (CC3M) once, and store them for `train --data OUT`.
 
@@ -400,14 +407,22 @@ def prepare(
         data: The folder, as for `train --data`.
         resolution: Side of the images in pixels.
         out: Folder to store them in, as PNG, with a manifest.json.
-        bad_share: Stop where more than this share of the images turns out to be unreadable.
+        bad_share: Stop where more than this share of the images is left out from the start, or turns out unreadable.
         latents: Store latents instead, of the autoencoder in this folder (diffusers' AutoencoderKL or VQModel).
+        text_encoder: Store embeddings of the captions too, by the text encoder in this folder (transformers' BERT,
+            CLIP's text model or T5's encoder), for `train --text prepared`.
+        text_length: Tokens of a caption that is encoded; longer ones are cut.
     """
     from imagegen.prepare import prepare
     from imagegen.pretrained import Autoencoder
+    from imagegen.text_encoders import FrozenEncoder
 
+    idle = text_encoder is None and text_length != LENGTH
+    require(not idle, "text_length", text_length, "left out where captions are not encoded: no text_encoder")
     encoder = None if latents is None else Autoencoder(latents)
-    splits = prepare(data, out, resolution=resolution, bad_share=bad_share, encoder=encoder)["splits"]
+    text = None if text_encoder is None else FrozenEncoder(text_encoder, text_length)
+    manifest = prepare(data, out, resolution=resolution, bad_share=bad_share, encoder=encoder, text=text)
+    splits = manifest["splits"]
     for name, split in splits.items():
         reasons = [f"{count} x {why}" for why, count, _ in split["left_out"]]
         reasons += [f"{len(split['skipped'])} unreadable"] * bool(split["skipped"])

@@ -26,6 +26,8 @@ COMPUTE = ("float32", "bfloat16")
 TRAIN_ON = ("all", "clean", "gated")
 TRACK = ("none", "tensorboard", "wandb")
 CAPTIONS = ("none", "swap", "rewrite")
+PREPARED = "prepared"
+"""The `text` of a run on embeddings of captions that were prepared with its data."""
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
@@ -40,7 +42,8 @@ class Config:
     resolution: int = 0
     """Side of the images in pixels: required for folders of images and of tar shards, 0 otherwise."""
     bad_share: float = 0.05
-    """Stop where more than this share of the images read from a folder, in [0, 1], turns out to be unreadable."""
+    """Stop where more than this share of the images in a folder, in [0, 1], turns out to be unreadable, or is left out
+    from the start (a tar shard's dead keys, images without captions, ...): docs/data.md."""
     degradation: str = "none"
     """What a share of the images, chosen by index, has suffered: none, blur, jpeg, motion, mask or box."""
     degraded_share: float = 0.0
@@ -62,11 +65,11 @@ class Config:
     """Recompute activations in the backward pass, to save memory."""
     text: str = ""
     """Empty: the condition is the class. Else the caption, read by a tokenizer trained on the captions (train) or of
-    this tokenizer.json. A DiT then reads tokens."""
+    this tokenizer.json; or as a frozen encoder's embeddings that `prepare` stored (prepared). A DiT then reads them."""
     text_encoder: str = "text-small"
-    """The encoder trained with it: text-small or text-base (BERT-base)."""
+    """The encoder trained with it: text-small or text-base (BERT-base); none is where embeddings were prepared."""
     text_length: int = 77
-    """Tokens of a caption; longer ones are cut."""
+    """Tokens of a caption; longer ones are cut. Of prepared embeddings: as they were prepared."""
     captions: str = "none"
     """What happens to captions: none, swap (among pairs of samples) or rewrite (other words, by rules)."""
     caption_share: float = 0.0
@@ -250,7 +253,12 @@ def _check_text(config: Config) -> None:
     if config.text == "":
         return
     if not config.text.endswith(".json"):
-        require_one_of("text", config.text, ("train",), other=", the path of a tokenizer.json, or empty")
+        require_one_of("text", config.text, ("train", PREPARED), other=", the path of a tokenizer.json, or empty")
+    if config.text == PREPARED:
+        idle = config.text_encoder != usual.text_encoder
+        require(not idle, "text_encoder", config.text_encoder, "left out for prepared embeddings: none is trained")
+        as_they_were = "none or swap for prepared embeddings, which are those of the captions as they were"
+        require(config.captions != "rewrite", "captions", "rewrite", as_they_were)
     require(config.flips == "none", "flips", repr(config.flips), "none where the condition is text")
     smoothed = config.condition == "label smoothing"
     require(not smoothed, "condition", "'label smoothing'", "another where the condition is text")

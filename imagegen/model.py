@@ -1,24 +1,27 @@
-"""What is trained: a network and a table of class embeddings, or a text encoder; and the denoiser it is.
+"""What is trained: a network with a table of class embeddings, or a text encoder, or alone; and the denoiser it is.
 
     embedding of class c       row c of the table, through the run's operators in training, as it is in sampling
     no class                   the last row: the null condition of classifier-free guidance
     embedding of a caption     what the encoder makes of its tokens, one vector for each, through the same operators
     no caption                 what it makes of the empty caption's
 
+or, of a frozen encoder's embeddings that were prepared with the data (`imagegen.data.embeddings`), these themselves.
 The embedding is drawn here for every network, so every operator acts at one place.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from imagegen._names import require_one_of
 from imagegen.config import Config
+from imagegen.data.embeddings import Frozen
 from imagegen.data.tokens import Vocabulary
 from imagegen.networks.registry import encoder_flops, forward_flops, make_network, make_text_network
 from imagegen.networks.text import TextEncoder, make_encoder
@@ -74,7 +77,7 @@ class TextModel(eqx.Module):
 
 
 class Encoded(eqx.Module):
-    """A network with its null condition, an embedding; what it is shown is encoded already."""
+    """A network with its null condition, an embedding that is not trained; what it is shown is encoded already."""
 
     network: Network
     null: Float[Array, "*m d_emb"]
@@ -84,12 +87,21 @@ class Encoded(eqx.Module):
         return self.null if cond is None else cond
 
 
+AnyModel = Model | TextModel | Encoded
+
+
+def trained(model: AnyModel) -> PyTree:
+    """For each leaf of the model, whether it is trained."""
+    inexact = jax.tree.map(eqx.is_inexact_array, model)
+    return eqx.tree_at(lambda one: one.null, inexact, False) if isinstance(model, Encoded) else inexact
+
+
 class ModelDenoiser(eqx.Module):
     """A model as a denoiser `(xt, t, cond) -> x0_hat`: `cond` is a class index or a caption's tokens, None, or an
     embedding.
     """
 
-    model: Model | TextModel | Encoded
+    model: AnyModel
     path: Path
     parameterisation: Parameterisation
 
@@ -108,31 +120,35 @@ def encoded(denoiser: ModelDenoiser, conds: Int[Array, "n ..."] | Float[Array, "
 
 
 def make_model(
-    config: Config, statistics: Statistics, key: Key[Array, ""], vocabulary: Vocabulary | None = None
-) -> Model | TextModel:
-    """The model of a run, with float32 parameters; one that reads text where a vocabulary is given.
+    config: Config, statistics: Statistics, key: Key[Array, ""], text: Vocabulary | Frozen | None = None
+) -> AnyModel:
+    """The model of a run, with float32 parameters; one that reads text where a vocabulary or a frozen encoder is given.
 
     Raises `ValueError` where the network does not fit the images.
     """
     key_network, key_table = jax.random.split(key)
     dtype = COMPUTE[config.compute]
-    if vocabulary is not None:
+    make_reader = partial(
+        make_text_network, config.network, statistics.shape, key=key_network, dtype=dtype, remat=config.remat
+    )
+    if isinstance(text, Frozen):
+        return Encoded(make_reader(text.null.shape[1]), jnp.asarray(text.null, jnp.float32))
+    if text is not None:
         encoder = make_encoder(
-            config.text_encoder, vocabulary.size, len(vocabulary.empty), key=key_table, dtype=dtype, remat=config.remat
+            config.text_encoder, text.size, len(text.empty), key=key_table, dtype=dtype, remat=config.remat
         )
-        reader = make_text_network(
-            config.network, statistics.shape, encoder.d_emb, key=key_network, dtype=dtype, remat=config.remat
-        )
-        return TextModel(reader, encoder, jnp.asarray(vocabulary.empty))
+        return TextModel(make_reader(encoder.d_emb), encoder, jnp.asarray(text.empty))
     network = make_network(config.network, statistics.shape, key=key_network, dtype=dtype, remat=config.remat)
     table = TABLE_STD * jax.random.normal(key_table, (len(statistics.class_names) + 1, network.d_emb), jnp.float32)
     return Model(network, table)
 
 
-def model_flops(model: Model | TextModel, shape: tuple[int, int, int]) -> float:
+def model_flops(model: AnyModel, shape: tuple[int, int, int]) -> float:
     """Floating-point operations of one pass over one image of `shape` and its caption, if any: `forward_flops`."""
     if isinstance(model, Model):
         return forward_flops(model.network, shape)
+    if isinstance(model, Encoded):
+        return forward_flops(model.network, shape, len(model.null))
     tokens = len(model.empty)
     return forward_flops(model.network, shape, tokens) + encoder_flops(model.encoder, tokens)
 

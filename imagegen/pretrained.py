@@ -48,7 +48,7 @@ class Autoencoder:
     def __init__(self, folder: Path) -> None:
         for name in ("config.json", WEIGHTS):
             require((folder / name).is_file(), f"'{folder}'", f"no {name}", "a folder with an autoencoder of diffusers")
-        config = _config(folder / "config.json")
+        config = read_config(folder / "config.json")
         kind = config.get("_class_name", "none")
         require_one_of(f"_class_name in '{folder}/config.json'", kind, KINDS)
         require_installed("torch", "diffusers")
@@ -128,7 +128,8 @@ class Autoencoder:
         return np.moveaxis(tensor.float().cpu().numpy(), 1, 3)
 
 
-def _config(file: Path) -> dict[str, Any]:
+def read_config(file: Path) -> dict[str, Any]:
+    """The values of a model's config.json. Raises `InputError` for a file that holds no JSON object."""
     try:
         values: Any = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -11,7 +11,8 @@ import jax
 from imagegen import config as configs
 from imagegen import statistics
 from imagegen.checkpoint import Checkpoints
-from imagegen.config import Config
+from imagegen.config import PREPARED, Config
+from imagegen.data.embeddings import FROZEN, Frozen, load_frozen
 from imagegen.data.tokens import CaptionTokenizer, load_tokenizer
 from imagegen.hosts import within_process
 from imagegen.model import ModelDenoiser
@@ -21,8 +22,8 @@ from theory._checks import require
 
 
 class Run(NamedTuple):
-    """A run's config, its data's statistics, the step of the checkpoint, the denoiser of the averaged weights, and the
-    tokenizer where it reads text.
+    """A run's config, its data's statistics, the step of the checkpoint, the denoiser of the averaged weights, and,
+    where it reads text, the tokenizer, or the frozen encoder whose embeddings it reads.
     """
 
     config: Config
@@ -30,6 +31,7 @@ class Run(NamedTuple):
     step: int
     denoiser: ModelDenoiser
     tokenizer: CaptionTokenizer | None = None
+    frozen: Frozen | None = None
 
 
 def average_denoiser(task: Task, state: State, decay: float | None = None) -> ModelDenoiser:
@@ -51,9 +53,11 @@ def load_run(folder: Path, *, step: int | None = None, ema: float | None = None)
     """
     config = configs.load(folder / "config.json")
     known = statistics.load(folder / "statistics.json")
-    tokenizer = load_tokenizer(folder / "tokenizer.json", config.text_length) if config.text else None
+    frozen = load_frozen(folder / FROZEN) if config.text == PREPARED else None
+    reads = config.text and frozen is None
+    tokenizer = load_tokenizer(folder / "tokenizer.json", config.text_length) if reads else None
     here = make_mesh(dataclasses.replace(config, fsdp=1), jax.local_devices()[:1])
-    task, state = make_task(config, known, None if tokenizer is None else tokenizer.vocabulary, here)
+    task, state = make_task(config, known, frozen if tokenizer is None else tokenizer.vocabulary, here)
     require((folder / "checkpoints").is_dir(), "run", folder, "a run with a checkpoint")
     checkpoints = Checkpoints(folder / "checkpoints", config.keep, create=False)
     try:
@@ -64,7 +68,7 @@ def load_run(folder: Path, *, step: int | None = None, ema: float | None = None)
         state = checkpoints.restore(chosen, state)
     finally:
         checkpoints.close()
-    return Run(config, known, chosen, average_denoiser(task, state, ema), tokenizer)
+    return Run(config, known, chosen, average_denoiser(task, state, ema), tokenizer, frozen)
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from tqdm import tqdm
 
-from imagegen.config import Config
 from imagegen.data.builtin import make_source
-from imagegen.data.tokens import CaptionTokenizer, caption_of
+from imagegen.data.records import frozen_of, with_embeddings
+from imagegen.data.source import Source
+from imagegen.data.tokens import caption_of
 from imagegen.run import Run, load_run
 from imagegen.sampling import (
     BATCH,
@@ -36,11 +37,11 @@ Images = Float[np.ndarray, "n h w c"]
 
 
 class _Asked(NamedTuple):
-    """What images are made of: a condition for each, its label and caption where known, how `samples.json` tells it,
-    the name of a walk, and columns of the grid.
+    """What images are made of: the conditions of those of some numbers, as a function of these; labels and captions
+    where known, how `samples.json` tells it, the name of a walk, and columns of the grid.
     """
 
-    conds: Int[np.ndarray, "n ..."]
+    conds: Callable[[Int[np.ndarray, " k"]], Shaped[np.ndarray, "k ..."]]
     labels: Int[np.ndarray, " n"] | None
     captions: Sequence[str]
     told: dict[str, object]
@@ -48,29 +49,59 @@ class _Asked(NamedTuple):
     columns: int
 
 
-def _asked(run: Run, number: int, classes: Sequence[int], captions: Sequence[str]) -> _Asked:
+def _asked(run: Run, number: int, classes: Sequence[int], captions: Sequence[str], text_encoder: Path | None) -> _Asked:
     """The classes in turn, or the captions; by default all classes, or the held-out captions."""
-    if run.tokenizer is not None:
+    prompts = run.frozen is not None and bool(captions)
+    allowed = "the folder of the run's text encoder, for captions" if prompts else "left out: nothing is encoded by it"
+    require((text_encoder is not None) == prompts, "text_encoder", text_encoder, allowed)
+    if run.config.text:
         require(not classes, "classes", classes, "left out for a run whose condition is text: --captions")
-        return _asked_in_words(run.tokenizer, run.config, number, captions)
+        return _asked_in_words(run, number, captions, text_encoder)
     require(not captions, "captions", captions, "left out for a run whose condition is the class")
     count = len(run.statistics.class_names)
     for label in classes:
         require(0 <= label < count, "classes", label, f"in 0 ... {count - 1}")
     shown = classes or range(count)
     labels = evenly(shown, number)
-    return _Asked(labels, labels, (), {"classes": list(shown)[:number]}, str(shown[0]), min(len(shown), 16))
+    return _Asked(labels.__getitem__, labels, (), {"classes": list(shown)[:number]}, str(shown[0]), min(len(shown), 16))
 
 
-def _asked_in_words(tokenizer: CaptionTokenizer, config: Config, number: int, captions: Sequence[str]) -> _Asked:
+def _asked_in_words(run: Run, number: int, captions: Sequence[str], text_encoder: Path | None) -> _Asked:
+    config = run.config
     if captions:
         turn = evenly(range(len(captions)), number)
         texts, told, columns = [captions[i] for i in turn], list(captions), min(len(captions), 16)
-        return _Asked(tokenizer.batch(texts), None, texts, {"captions": told}, "caption", columns)
+        known = _encoded(run, captions, text_encoder)
+        return _Asked(lambda k: known[turn[k]], None, texts, {"captions": told}, "caption", columns)
     source = make_source(config.data, "test", resolution=config.resolution, bad_share=config.bad_share)
     turn = evenly(range(len(source)), number)
     texts = [caption_of(source, i) for i in turn]
-    return _Asked(tokenizer.batch(texts), source.labels[turn], texts, {"captions": "held-out"}, "caption", 10)
+    if run.tokenizer is None:
+        read = _held_out(source, run, turn)
+    else:
+        read = run.tokenizer.batch(texts).__getitem__
+    return _Asked(read, source.labels[turn], texts, {"captions": "held-out"}, "caption", 10)
+
+
+def _encoded(run: Run, captions: Sequence[str], text_encoder: Path | None) -> Shaped[np.ndarray, "n ..."]:
+    """The tokens of captions, or their embeddings by the frozen encoder."""
+    if run.tokenizer is not None:
+        return run.tokenizer.batch(captions)
+    from imagegen.text_encoders import embeddings, load_same
+
+    assert run.frozen is not None
+    assert text_encoder is not None
+    return embeddings(load_same(text_encoder, run.frozen), captions)
+
+
+def _held_out(
+    source: Source, run: Run, turn: Int[np.ndarray, " n"]
+) -> Callable[[Int[np.ndarray, " k"]], Float[np.ndarray, "k length width"]]:
+    """The prepared embeddings of held-out captions, read as they are needed: of 50 000 they are 6 GB."""
+    embedded, frozen = with_embeddings(source), run.frozen
+    same = frozen is not None and frozen_of(source).encoder == frozen.encoder
+    require(same, "data", f"'{run.config.data}', prepared anew with another text encoder", "as when the run began")
+    return lambda k: np.stack([embedded.fields(index)["embedding"] for index in turn[k]])
 
 
 def _opened(
@@ -95,20 +126,22 @@ def make_samples(
     out: Path | None,
     decoder: Path | None = None,
     batch: int = BATCH,
+    text_encoder: Path | None = None,
 ) -> Path:
     """Make `number` >= 1 images of the `classes` in turn, all if none is named, or of the `captions`, those of the
     held-out data if none is given; return the .npz written.
 
     It holds `arr_0`, bytes (n, h, w, c), and `arr_1`, the labels (none of captions that were given), as ADM's evaluator
     reads; beside it stand `samples.json`, how they were made, a grid of the first ones, and in `captions.txt` a line
-    for each. A run on latents needs the `decoder`, the folder of its autoencoder (`imagegen.pretrained`). Parts of
-    `batch` images are kept until all are made, and the same call goes on from them. Raises `InputError` for a batch
-    below 1, classes that the run has not got, captions for a run that reads classes and the other way round, an `out`
-    with other samples, and as `load_run`.
+    for each. A run on latents needs the `decoder`, the folder of its autoencoder (`imagegen.pretrained`); one on
+    prepared embeddings needs the `text_encoder`, the folder of theirs (`imagegen.text_encoders`), to be given captions.
+    Parts of `batch` images are kept until all are made, and the same call goes on from them. Raises `InputError` for a
+    batch below 1, classes that the run has not got, captions for a run that reads classes and the other way round, an
+    autoencoder or text encoder of other data, an `out` with other samples, and as `load_run`.
     """
     require(batch >= 1, "batch", batch, "at least 1")
     run, target = _opened(folder, how, ema, step, out)
-    asked, decode = _asked(run, number, classes, captions), _decoder(run, decoder)
+    asked, decode = _asked(run, number, classes, captions, text_encoder), _decoder(run, decoder)
     make_folder("out", target)
     _require_same(target / "samples.json", {**_made(run, how, ema, number, seed, asked), "batch": batch})
     file = target / "samples.npz"
@@ -120,7 +153,8 @@ def make_samples(
     for low in tqdm(range(0, number, batch), desc="sampling", unit="batch", disable=None):
         part = target / "parts" / f"{low:08d}.npy"
         if not part.exists():
-            key, conds = jax.random.fold_in(sampling_key(seed), low), asked.conds[low : low + batch]
+            key = jax.random.fold_in(sampling_key(seed), low)
+            conds = asked.conds(np.arange(low, min(low + batch, number)))
             images = decode(generate(run.denoiser, run.statistics.shape, conds, key, how, batch))
             with part.with_suffix(".partial").open("wb") as stream:
                 np.save(stream, to_bytes(images))
@@ -185,15 +219,17 @@ def make_walk(
     seed: int,
     out: Path | None,
     decoder: Path | None = None,
+    text_encoder: Path | None = None,
 ) -> Path:
     """Make `number` images of the first class, or caption, along a circle of starting noise; return the PNG written.
 
     Raises `InputError` as `make_samples`.
     """
     run, target = _opened(folder, how, ema, step, out)
-    asked, decode = _asked(run, 1, classes[:1], captions[:1]), _decoder(run, decoder)
+    asked, decode = _asked(run, 1, classes[:1], captions[:1], text_encoder), _decoder(run, decoder)
     make_folder("out", target)
     _require_same(target / f"walk-{asked.name}.json", _made(run, how, ema, number, seed, asked))
-    images = decode(walk(run.denoiser, run.statistics.shape, asked.conds[0], sampling_key(seed), how, number))
+    (cond,) = asked.conds(np.arange(1))
+    images = decode(walk(run.denoiser, run.statistics.shape, cond, sampling_key(seed), how, number))
     save_grid(images[:SHOWN], target / f"walk-{asked.name}.png", columns=10)
     return target / f"walk-{asked.name}.png"

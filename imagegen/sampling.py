@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key, UInt8
 
 from imagegen._names import require_one_of
-from imagegen.model import ModelDenoiser, TextModel, encoded
+from imagegen.model import Encoded, ModelDenoiser, TextModel, encoded
 from sim.denoisers import Guided
 from sim.sampler_base import Denoiser
 from sim.samplers import SAMPLERS
@@ -64,7 +64,7 @@ def require_null(how: SamplerConfig, null_rate: float) -> None:
 def generate(
     denoiser: ModelDenoiser,
     shape: tuple[int, int, int],
-    conds: Int[np.ndarray, "n *m"] | Float[Array, "n *m d_emb"],
+    conds: Int[np.ndarray, "n *m"] | Float[Array, "n *m d_emb"] | Float[np.ndarray, "n *m d_emb"],
     key: Key[Array, ""],
     how: SamplerConfig,
     batch: int = BATCH,
@@ -97,6 +97,8 @@ def _shown(denoiser: ModelDenoiser, how: SamplerConfig, conds: Array) -> tuple[D
     """The denoiser, guided if asked for, and what it is shown: captions are encoded once, not at every step."""
     if isinstance(denoiser.model, TextModel):
         denoiser, conds = encoded(denoiser, conds)
+    if isinstance(denoiser.model, Encoded):
+        conds = conds.astype(jnp.float32)  # prepared embeddings are float16
     guided = Guided(denoiser, jnp.float32(how.guidance), interval=how.interval) if how.guidance else denoiser
     return guided, conds
 
@@ -116,14 +118,14 @@ def _noise(
 def walk(
     denoiser: ModelDenoiser,
     shape: tuple[int, int, int],
-    cond: Int[ArrayLike, "*m"],
+    cond: Int[ArrayLike, "*m"] | Float[np.ndarray, "*m d_emb"],
     key: Key[Array, ""],
     how: SamplerConfig,
     count: int,
 ) -> Float[np.ndarray, "count h w c"]:
-    """Images of one class, or of a caption's tokens, along a circle of starting noise, cos θ z_1 + sin θ z_2 with θ in
-    `count` >= 1 equal steps of 2π/count: every start has the law of the sampler's start, and the last image is next to
-    the first. Meant for samplers that add no noise. Raises `ValueError` as `generate` does.
+    """Images of one class, of a caption's tokens, or of an embedding, along a circle of starting noise, cos θ z_1 +
+    sin θ z_2 with θ in `count` >= 1 equal steps of 2π/count: every start has the law of the sampler's start, and the
+    last image is next to the first. Meant for samplers that add no noise. Raises `ValueError` as `generate` does.
     """
     path, times = denoiser.path, _times(denoiser.path, how)
     key_start, key_steps = jax.random.split(key)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from imagegen.data.files import file_source
 from imagegen.data.latents import LatentSource
-from imagegen.data.source import NUMBERS, Source, read_batch
+from imagegen.data.source import NUMBERS, BatchSource, Source, read_batch, read_record
 from theory._checks import require
 from theory._files import write_whole
 from theory.spectra import power_spectrum
@@ -42,8 +42,10 @@ def images_of(source: Source, limit: int = LARGEST) -> Float[np.ndarray, "n h w 
     """Up to `limit` >= 1 images of a source, evenly spaced, and no more than `NUMBERS` allows of large ones."""
     most = max(1, min(limit, len(source), NUMBERS // math.prod(source.shape)))
     chosen = np.unique(np.linspace(0, len(source) - 1, most).astype(int))
-    images: Float[np.ndarray, "n h w c"] = read_batch(source, chosen)["image"]
-    return images
+    if isinstance(source, BatchSource):
+        images: Float[np.ndarray, "n h w c"] = read_batch(source, chosen)["image"]
+        return images
+    return np.stack([read_record(source, index)["image"] for index in chosen])  # all else is let go: it may be large
 
 
 def statistics_of(source: Source) -> Statistics:

@@ -24,8 +24,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from imagegen.config import Config
+from imagegen.data.embeddings import Frozen
 from imagegen.data.tokens import Vocabulary
-from imagegen.model import Model, TextModel, make_model, make_operators, make_parameterisation, training_codes
+from imagegen.hosts import within_process
+from imagegen.model import (
+    AnyModel,
+    Encoded,
+    TextModel,
+    make_model,
+    make_operators,
+    make_parameterisation,
+    trained,
+    training_codes,
+)
 from imagegen.paths import make_path
 from imagegen.statistics import Statistics
 from imagegen.uses import shown
@@ -39,7 +50,8 @@ from theory.path_base import Path
 
 Batch = Mapping[str, Shaped[Array, "n ..."]]
 """`image` (n, h, w, c), or of latents `mean` and `std` (n, 2, h, w, c) (`imagegen.uses`); `label` and `index` (n,);
-with noise gates `t_max`, `t_n` and `t_open` (n,) too; where text is read, `tokens` (n, m)."""
+with noise gates `t_max`, `t_n` and `t_open` (n,) too; where text is read, `tokens` (n, m) or `embedding` (n, m, d_emb).
+"""
 GATE = ("t_max", "t_n", "t_open")
 SMALLEST = 2**14
 """Arrays of fewer entries are kept whole on every device."""
@@ -133,16 +145,19 @@ def state_shardings(mesh: Mesh, state: PyTree) -> PyTree:
 
 
 def make_task(
-    config: Config, statistics: Statistics, vocabulary: Vocabulary | None = None, mesh: Mesh | None = None
+    config: Config, statistics: Statistics, text: Vocabulary | Frozen | None = None, mesh: Mesh | None = None
 ) -> tuple[Task, State]:
     """What training keeps and what it starts from, for training images of these statistics, and captions of that
-    vocabulary where text is read.
+    vocabulary, or seen by that frozen encoder, where text is read.
 
     On a `mesh` the state is made split as `state_shardings` says: no device ever holds it whole. Raises `ValueError`
     where the network does not fit the images.
     """
     key_model, key_step, key_sample = jax.random.split(jax.random.key(config.seed), 3)
-    state, static = _start(config, statistics, key_model, vocabulary, mesh)
+    state, static = _start(config, statistics, key_model, text, mesh)
+    # what is not trained came out of the same program, over all processes: each needs it for itself
+    beside, rest = eqx.partition(static, eqx.is_array)
+    static = eqx.combine(within_process(beside), rest)
     perturbed = InputPerturbation(config.input_perturbation) if config.input_perturbation > 0 else None
     task = Task(
         static,
@@ -161,9 +176,10 @@ def make_task(
 
 @eqx.filter_jit
 def _start(
-    config: Config, statistics: Statistics, key: Key[Array, ""], vocabulary: Vocabulary | None, mesh: Mesh | None
+    config: Config, statistics: Statistics, key: Key[Array, ""], text: Vocabulary | Frozen | None, mesh: Mesh | None
 ) -> tuple[State, PyTree]:
-    parameters, static = eqx.partition(make_model(config, statistics, key, vocabulary), eqx.is_inexact_array)
+    model = make_model(config, statistics, key, text)
+    parameters, static = eqx.partition(model, trained(model))
     averages = tuple(parameters for _ in config.ema)
     state = State(parameters, averages, make_optimiser(config).init(parameters), jnp.zeros((), jnp.int32))
     if mesh is not None:
@@ -231,18 +247,22 @@ def _draws(task: Task, batch: Batch, step: Int[Array, ""]) -> dict[str, Array]:
 
 
 def _conditions(
-    task: Task, model: Model | TextModel, key: Key[Array, ""], step: Int[Array, ""]
+    task: Task, model: AnyModel, key: Key[Array, ""], step: Int[Array, ""]
 ) -> Callable[[Mapping[str, Array]], Float[Array, "*m d_emb"]]:
     """The function that says what the network is shown of a sample's class or caption at this step."""
     null, operators = model.embedding(None), task.operators
     if isinstance(model, TextModel):
         return lambda sample: operators.draw_code(key, model.embedding(sample["tokens"]), null, sample["index"], step)
+    if isinstance(model, Encoded):
+        return lambda sample: operators.draw_code(
+            key, sample["embedding"].astype(jnp.float32), null, sample["index"], step
+        )
     codes = training_codes(task.config, model.table)
     return lambda sample: operators.draw(key, codes, null, sample["label"], sample["index"], step)
 
 
 def _part_loss(parameters: PyTree, task: Task, part: Batch, step: Int[Array, ""]) -> Float[Array, ""]:
-    model: Model | TextModel = eqx.combine(parameters, task.static)
+    model: AnyModel = eqx.combine(parameters, task.static)
     predictor = Predictor(model.network, task.path, task.parameterisation)
     key_cond, key_kept, key_image = jax.random.split(task.key_sample, 3)
     condition = _conditions(task, model, key_cond, step)

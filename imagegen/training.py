@@ -2,6 +2,7 @@
 
     FOLDER/config.json, statistics.json     what the run is, and what it must know of its data
     FOLDER/tokenizer.json                   where captions are read: how, a copy or trained on them
+    FOLDER/text.npz                         where their prepared embeddings are: by which encoder, and the empty one's
     FOLDER/annotations.npz                  where it is gated by such a file: a copy, read from then on
     FOLDER/start.json                       where it starts from a file of weights: which, and its SHA-256
     FOLDER/checkpoints/                     weights, averages, moments, step
@@ -35,7 +36,8 @@ from tqdm import tqdm
 from imagegen import annotations, in_loop, statistics
 from imagegen import config as configs
 from imagegen.checkpoint import Checkpoints, full_disk_explained, require_space
-from imagegen.config import Config
+from imagegen.config import PREPARED, Config
+from imagegen.data.embeddings import FROZEN, save_frozen
 from imagegen.data.files import file_source
 from imagegen.data.loading import batches
 from imagegen.data.skips import told
@@ -56,7 +58,15 @@ from imagegen.step import (
 )
 from imagegen.summary import write_summary
 from imagegen.track import Tracker, make_tracker, require_tracker
-from imagegen.training_data import Gates, gated, make_gates, make_tokenizer, training_source, with_tokens
+from imagegen.training_data import (
+    Gates,
+    gated,
+    make_frozen,
+    make_gates,
+    make_tokenizer,
+    training_source,
+    with_tokens,
+)
 from imagegen.weights import note_start, started
 from sim.experiments.base import plain
 from sim.sampling import NotFiniteError
@@ -96,7 +106,8 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
         annotations.require_unchanged(Path(config.annotations), kept)
     tokenizer = make_tokenizer(config, folder / "tokenizer.json")
     source = with_tokens(source, tokenizer)
-    task, state = make_task(config, known, None if tokenizer is None else tokenizer.vocabulary, mesh)
+    frozen = make_frozen(config, source, folder / FROZEN)
+    task, state = make_task(config, known, frozen if tokenizer is None else tokenizer.vocabulary, mesh)
     note = note_start(Path(config.start), folder / "start.json") if config.start else ""
     if note:
         state = started(state, task, Path(config.start))
@@ -110,12 +121,14 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
             statistics.save(known, folder / "statistics.json")
             if tokenizer is not None:
                 write_whole(folder / "tokenizer.json", tokenizer.text)
+            if frozen is not None:
+                save_frozen(frozen, folder / FROZEN)
             if note:
                 write_whole(folder / "start.json", note)
             if config.annotations and not kept.exists():
                 write_whole(kept, Path(config.annotations).read_bytes())
         labels = hashlib.sha256(source.labels.tobytes()).hexdigest()
-        words = "" if tokenizer is None else tokenizer.text
+        words = repr(None if frozen is None else frozen.encoder) if tokenizer is None else tokenizer.text
         agree(repr((config, len(source), source.shape, source.class_names, labels, words)), folder)
         files = file_source(source)
         if files is not None:
@@ -251,7 +264,8 @@ class _Run:
         conds, records = evenly(range(columns), ROWS * columns), []
         if self.config.text:
             records = [self.source[index] for index in range(columns)]
-            conds = np.stack([record["tokens"] for record in records])[conds]
+            read = "embedding" if self.config.text == PREPARED else "tokens"
+            conds = np.stack([record[read] for record in records])[conds]
         denoiser = average_denoiser(self.task, state)
         try:
             images = generate(

@@ -1,5 +1,5 @@
 """What a run trains on: its source, with some images degraded and captions corrupted, the noise gates of the degraded
-images, the tokens of captions."""
+images, the tokens or embeddings of captions."""
 
 from collections.abc import Mapping
 from pathlib import Path as File
@@ -9,12 +9,14 @@ import numpy as np
 from jaxtyping import Float
 
 from imagegen import annotations
-from imagegen.config import Config
+from imagegen.config import PREPARED, Config
 from imagegen.data.builtin import make_source
 from imagegen.data.captions import Swapped
 from imagegen.data.degrade import Degraded, degraded_flags, make_degradation
+from imagegen.data.embeddings import Frozen, load_frozen
 from imagegen.data.files import file_source
 from imagegen.data.latents import LatentSource
+from imagegen.data.records import frozen_of, with_embeddings
 from imagegen.data.rewriting import Rewritten
 from imagegen.data.source import ArraySource, Source, Subset, in_memory
 from imagegen.data.tokens import CaptionTokenizer, Tokenised, captions_of, load_tokenizer, train_tokenizer
@@ -24,7 +26,7 @@ from theory._checks import require
 from theory.gates import gate_times
 from theory.path_base import Path
 
-STEPPED = ("label", "index", "tokens")
+STEPPED = ("label", "index", "tokens", "embedding")
 """What the step reads of a record, where it is there."""
 Gates = Mapping[str, Float[np.ndarray, " n"]]
 """`t_max`, `t_n` and `t_open` of every training image."""
@@ -35,9 +37,11 @@ def training_source(config: Config) -> Source:
     there until they are needed, all others are in memory.
 
     Raises `ValueError` for bad data or a bad file, and where some should be degraded, or clean, but none is, or
-    captions should be corrupted, but there are none.
+    captions should be corrupted, or embeddings of them read, but there are none.
     """
     source = make_source(config.data, "train", resolution=config.resolution, bad_share=config.bad_share)
+    if config.text == PREPARED:
+        source = with_embeddings(source)
     if config.captions == "swap":
         source = Swapped(source, config.caption_share, config.seed)
     if config.captions == "rewrite":
@@ -66,13 +70,13 @@ def training_source(config: Config) -> Source:
 
 
 def make_tokenizer(config: Config, kept: File) -> CaptionTokenizer | None:
-    """The tokenizer of a run: none where it reads no text, the one that it has `kept`, or else one from the config's
-    file, or trained on the captions of its data, as they are before any corruption: so runs that differ in it alone
-    have the same.
+    """The tokenizer of a run: none where it reads no text, or prepared embeddings, the one that it has `kept`, or else
+    one from the config's file, or trained on the captions of its data, as they are before any corruption: so runs that
+    differ in it alone have the same.
 
     Raises `ValueError` for captions or a file that are missing, a bad file, and one that has changed since it was kept.
     """
-    if config.text == "":
+    if config.text in ("", PREPARED):
         return None
     named = File(config.text)
     if kept.exists():
@@ -84,6 +88,27 @@ def make_tokenizer(config: Config, kept: File) -> CaptionTokenizer | None:
         source = make_source(config.data, "train", resolution=config.resolution, bad_share=config.bad_share)
         return train_tokenizer(captions_of(source), config.text_length)
     return load_tokenizer(named, config.text_length)
+
+
+def make_frozen(config: Config, source: Source, kept: File) -> Frozen | None:
+    """The frozen encoder of a run's training captions, whose embeddings the data hold; none for other runs.
+
+    Raises `ValueError` for embeddings of another length than the config's, or another encoder's than those that the run
+    began with, which is `kept`.
+    """
+    if config.text != PREPARED:
+        return None
+    files = file_source(source)
+    assert files is not None  # or `training_source` had refused it
+    frozen = frozen_of(files)
+    length = len(frozen.null)
+    require(config.text_length == length, "text_length", config.text_length, f"{length}, as the data were prepared")
+    if kept.exists():
+        before = load_frozen(kept)
+        same = before.encoder == frozen.encoder and np.array_equal(before.null, frozen.null)
+        require(same, "data", f"'{config.data}', prepared anew with another text encoder", "as when the run began, or "
+                "choose another --out")  # fmt: skip
+    return frozen
 
 
 def with_tokens(source: Source, tokenizer: CaptionTokenizer | None) -> Source:
@@ -121,7 +146,7 @@ def make_gates(config: Config, source: Source, path: Path, file: File | None = N
 
 
 def gated(batch: dict[str, Any], gates: Gates | None) -> dict[str, Any]:
-    """What the step takes of a batch: images, labels, indices, tokens if any, and the gates of these images."""
+    """What the step takes of a batch: images, labels, indices, tokens or embeddings if any, and these images' gates."""
     seen = LATENT if "mean" in batch else ("image",)
     taken: dict[str, Any] = {name: batch[name] for name in (*seen, *STEPPED) if name in batch}
     return taken if gates is None else {**taken, **{name: values[batch["index"]] for name, values in gates.items()}}

@@ -22,11 +22,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import PyTree
 
 from imagegen.checkpoint import named
 from imagegen.config import as_json
-from imagegen.model import Model, TextModel
+from imagegen.model import AnyModel, Model, trained
 from imagegen.networks import diffusers_layouts, dit_weights, ldm_weights
 from imagegen.networks.dit import DiT
 from imagegen.networks.ldm_unet import LDMUNet
@@ -73,14 +72,14 @@ def read_weights(file: Path) -> tuple[dict[str, np.ndarray], bool]:
     return arrays, about.get("layout") == "patina"
 
 
-def start_from(model: Model | TextModel, file: Path) -> Model | TextModel:
+def start_from(model: AnyModel, file: Path) -> AnyModel:
     """The model with the weights of the file; one that reads text takes those of our layout alone.
 
     Raises `InputError` for a file that is missing or cannot be read, weights of another network than the model's,
     naming arrays that differ, and numbers that are not finite.
     """
     state, ours = read_weights(file)
-    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+    arrays, rest = eqx.partition(model, trained(model))
     shapes = {name: leaf.shape for name, leaf in _arrays(model).items()}
     try:
         found: Mapping[str, Any] = state if ours else _arrays(_published(model, state))
@@ -91,10 +90,10 @@ def start_from(model: Model | TextModel, file: Path) -> Model | TextModel:
     return eqx.combine(filled, rest)
 
 
-def _published(model: Model | TextModel, state: State) -> Model:
+def _published(model: AnyModel, state: State) -> Model:
     """A model with published weights, of the sizes that these have."""
     network: Any = model.network
-    if isinstance(model, TextModel):
+    if not isinstance(model, Model):
         raise InputError("the file must be one that `export` wrote, for a run that reads text.")
     if isinstance(network, DiT):
         known = diffusers_layouts.dit_state(state, network.grid) if diffusers_layouts.is_dit(state) else state
@@ -109,9 +108,9 @@ def _published(model: Model | TextModel, state: State) -> Model:
     return Model(ldm_weights.from_reference(inner, network), model.table if rows is None else float32(rows))
 
 
-def _arrays(model: PyTree) -> dict[str, Any]:
+def _arrays(model: AnyModel) -> dict[str, Any]:
     """What is trained, by name: `network.blocks.qkv.weight`, `table`."""
-    return {name.removeprefix("."): leaf for name, leaf in named(eqx.filter(model, eqx.is_inexact_array)).items()}
+    return {name.removeprefix("."): leaf for name, leaf in named(eqx.filter(model, trained(model))).items()}
 
 
 def note_start(file: Path, noted: Path) -> str:
@@ -133,7 +132,7 @@ def started(state: TrainingState, task: Task, file: Path) -> TrainingState:
     Raises `InputError` as `start_from` does.
     """
     model = start_from(eqx.combine(state.parameters, task.static), file)
-    arrays = eqx.filter(model, eqx.is_inexact_array)
+    arrays = eqx.filter(model, trained(model))
     # the step uses each of them up, so each is an array of its own
     parameters, *averages = (jax.tree.map(_placed, state.parameters, arrays) for _ in range(1 + len(state.averages)))
     return TrainingState(parameters, tuple(averages), state.moments, state.step)

@@ -164,9 +164,7 @@ def each_deterministic_sampler_on(first, second, quick):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "sampler"), each_deterministic_sampler_on(("vp_linear",), ("edm",), (DPMSolverPP2M,))
-)
+@pytest.mark.parametrize(("name", "sampler"), each_deterministic_sampler_on(("vp_linear",), ("edm",), (DPMSolverPP2M,)))
 def test_order_of_convergence_on_a_mixture_is_the_nominal_one(name, sampler):
     """Error against the adaptive reference between two interior times, halving the step: log2 of the ratio."""
     grids = [jnp.linspace(*ORDER_ENDS[name], steps + 1) for steps in (128, 256)]

@@ -1,6 +1,7 @@
 """Swapped captions: some samples exchange captions in pairs, as `theory.labels.CaptionSwap` says, fixed by the seed.
 
-Images and labels stay. Flips of *labels* are no part of the data: the training step draws them by the sample's index.
+With a caption goes its embedding, where it was prepared (`imagegen.data.embeddings`). Images and labels stay. Flips of
+*labels* are no part of the data: the training step draws them by the sample's index.
 """
 
 from dataclasses import dataclass
@@ -11,10 +12,14 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from imagegen.data.files import FileSource
 from imagegen.data.source import Record, Source, SourceWrapper
 from imagegen.data.tokens import caption_of
 from theory._checks import require
 from theory.labels import CaptionSwap
+
+TEXT = ("caption", "embedding")
+"""Fields that are exchanged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,4 +46,7 @@ class Swapped(SourceWrapper):
     def __getitem__(self, index: SupportsIndex) -> Record:
         record = self.source[index]
         other = int(self.permutation[record["index"]])
-        return record if other == record["index"] else {**record, "caption": caption_of(self.source, other)}
+        if other == record["index"]:
+            return record
+        others = self.source.fields(other) if isinstance(self.source, FileSource) else self.source[other]
+        return {**record, **{name: others[name] for name in TEXT if name in others}}

@@ -20,7 +20,7 @@ from imagegen.data.folder import ImageFolder, class_folders, is_image
 from imagegen.data.latents import CONTENT as LATENTS
 from imagegen.data.latents import LatentSource
 from imagegen.data.records import MANIFEST, Prepared, read_manifest
-from imagegen.data.skips import BAD_SHARE
+from imagegen.data.skips import BAD_SHARE, require_few
 from imagegen.data.splits import SPLITS, held_out
 from imagegen.data.tars import TarShards, tar_files
 from theory._checks import require
@@ -37,7 +37,8 @@ def from_directory(root: Path, split: str, resolution: int = 0, bad_share: float
     ones have their own, and `resolution` may be 0.
 
     Raises `ValueError` for an unknown split, a folder of other contents, saying what was found, a resolution that is
-    not given, a `bad_share` outside [0, 1], and what `ImageFolder`, `TarShards` and `Prepared` refuse.
+    not given, a `bad_share` outside [0, 1], more than that share left out by the listing, and what `ImageFolder`,
+    `TarShards` and `Prepared` refuse. (Of prepared data the share was minded when they were prepared.)
     """
     require_one_of("split", split, SPLITS)
     require(root.is_dir(), "data", f"'{root}', which is no folder", EXPECTED)
@@ -47,13 +48,13 @@ def from_directory(root: Path, split: str, resolution: int = 0, bad_share: float
     require(resolution >= 1, "resolution", resolution, need)
     training = root / TRAIN
     if not training.is_dir():
-        return _held_out(root.name, _files(root)(root), split, resolution, bad_share)
+        return _held_out(root.name, _few(root, _files(root)(root), bad_share), split, resolution, bad_share)
     kind, testing = _files(training), next((root / name for name in TEST if (root / name).is_dir()), None)
-    files = kind(training)
+    files = _few(training, kind(training), bad_share)
     if testing is None:
         return _held_out(root.name, files, split, resolution, bad_share)
     if split == "test":
-        files = kind(testing, files.class_names)
+        files = _few(testing, kind(testing, files.class_names), bad_share)
     return FileSource(root.name, files, np.arange(files.labels.size), resolution, bad_share)
 
 
@@ -63,6 +64,12 @@ def _prepared(root: Path, split: str, resolution: int, bad_share: float) -> File
     require(resolution in (0, side), "resolution", resolution, f"{side}, as '{root}' was prepared, or left out")
     files = Prepared(root, split)
     return kind(root.name, files, np.arange(files.labels.size), side, bad_share)
+
+
+def _few(root: Path, files: Files, bad_share: float) -> Files:
+    """The files, if their listing left out few enough."""
+    require_few(str(root), files.left_out, files.labels.size, bad_share)
+    return files
 
 
 def _held_out(name: str, files: Files, split: str, resolution: int, bad_share: float) -> FileSource:

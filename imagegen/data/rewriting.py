@@ -18,6 +18,7 @@ words that smaller ones change, and more. A caption without any known word stays
 """
 
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -144,7 +145,8 @@ class LanguageModelRewriter:
     """Asks a language model in a local `folder` (`transformers`, of the `pretrained` extra), as `PROMPT` says.
 
     What it answers depends on the generator, the model and the versions of the libraries; keep the captions that are
-    made. Raises `ValueError` for a folder that is missing and where `transformers` is not installed.
+    made. Threads take turns: what is drawn comes from a generator that all of a process share. Raises `ValueError` for
+    a folder that is missing and where `transformers` is not installed.
     """
 
     def __init__(self, folder: Path, *, longest: int = 64) -> None:
@@ -157,15 +159,16 @@ class LanguageModelRewriter:
             raise InputError(
                 "A language model needs transformers: pip install 'patina-diffusion[pretrained]'."
             ) from error
-        self._transformers, self._longest = transformers, longest
+        self._transformers, self._longest, self._lock = transformers, longest, threading.Lock()
         self._pipeline: Any = transformers.pipeline("text-generation", model=str(folder))
 
     def __call__(self, caption: str, level: int, rng: np.random.Generator) -> str:
         """The answer's first line, or the caption itself where that is empty. Raises `ValueError` for another level."""
         require(level in LEVELS, "level", level, "1 ... 5")
-        self._transformers.set_seed(int(rng.integers(2**31)))
-        prompt = PROMPT.format(level=level, caption=caption)
-        answer = self._pipeline(prompt, max_new_tokens=self._longest, do_sample=True, return_full_text=False)
+        prompt, seed = PROMPT.format(level=level, caption=caption), int(rng.integers(2**31))
+        with self._lock:
+            self._transformers.set_seed(seed)
+            answer = self._pipeline(prompt, max_new_tokens=self._longest, do_sample=True, return_full_text=False)
         lines = answer[0]["generated_text"].strip().splitlines()
         return lines[0].strip() if lines else caption
 

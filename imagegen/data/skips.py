@@ -2,7 +2,8 @@
 
 Two kinds. What the *listing* of the files shows to be no sample (a caption without its image) is never an index:
 `LeftOut` counts it by reason. What only *reading* shows (an image that cannot be decoded) is noted in `Skips`, by the
-threads that read; above a share of the samples seen so far the run is better stopped, as something is wrong with all.
+threads that read. Above the same share of either kind, of what is listed at the start, of the samples seen so far
+later on, the run is better stopped, as something is wrong with all.
 """
 
 import dataclasses
@@ -64,6 +65,17 @@ def together(parts: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
         before = by.get(part.why, LeftOut(part.why, 0, ()))
         by[part.why] = LeftOut(part.why, before.count + part.count, (*before.first, *part.first)[:NAMED])
     return tuple(by.values())
+
+
+def require_few(name: str, parts: tuple[LeftOut, ...], n: int, bad_share: float) -> None:
+    """Raise `InputError` where a listing of n samples left out more than a `bad_share` of all that it saw, saying what,
+    and for a `bad_share` outside [0, 1].
+    """
+    require_between("bad_share", bad_share, 0.0, 1.0)
+    count = sum(part.count for part in parts)
+    if count > bad_share * (count + n):
+        require(False, f"data '{name}'", f"{count} of {count + n} that are not: {'; '.join(map(str, parts))}",
+                f"whole samples but for a share of {bad_share:g} (bad_share)")  # fmt: skip
 
 
 class Skips:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from small import small
+from small import SMALL_ENCODER, small, small_text
 
-from imagegen.networks.registry import NETWORKS
+from imagegen.networks.registry import NETWORKS, TEXT_NETWORKS
+from imagegen.networks.text import ENCODERS
 
 
 def pytest_addoption(parser):
@@ -27,7 +28,9 @@ def user_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_network():
-    """A network named "small", quick to compile, for tests of what surrounds a network."""
+    """Networks and a text encoder named "small", quick to compile, for tests of what surrounds a network."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(NETWORKS, "small", small)
+        patch.setitem(TEXT_NETWORKS, "small", small_text)
+        patch.setitem(ENCODERS, "small", SMALL_ENCODER)
         yield

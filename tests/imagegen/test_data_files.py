@@ -16,9 +16,20 @@ from imagegen.data.directory import from_directory
 from imagegen.data.files import Files, FileSource, file_source
 from imagegen.data.skips import Skips, left_out, together, told
 from imagegen.data.source import ArraySource, Subset, check_source, read_batch
+from imagegen.prepare import prepare
 from imagegen.statistics import images_of
 from imagegen.training_data import make_gates, training_source
-from tests.imagegen.disk import CLASSES, DAMAGED, encoded, pictures, spoil, write_folder, write_shards
+from tests.imagegen.disk import (
+    CLASSES,
+    DAMAGED,
+    encoded,
+    pictures,
+    shapes,
+    spoil,
+    write_folder,
+    write_shard,
+    write_shards,
+)
 from theory.paths import VPCosine
 
 SIDE = 8
@@ -294,6 +305,38 @@ def test_spoiled_shards_are_read_without_any_error(tmp_path):
     assert len(found) + len(held_out) == len(whole)
     noted = [*found.skips.bad.values(), *held_out.skips.bad.values()]
     assert [key for key, _ in noted] == undecodable
+
+
+@pytest.mark.parametrize(("share", "refused"), [(0.1, True), (0.2, False), (0.0, True), (1.0, False)])
+def test_more_left_out_by_the_listing_than_the_share_stops_at_the_start(tmp_path, share, refused):
+    """Of 20 samples, 4 without caption: a fifth."""
+    root, samples = tmp_path / "cc3m", dict(shapes(20))
+    for key in list(samples)[:4]:
+        del samples[key]["txt"]
+    write_shard(root / "train/00000.tar", samples.items())
+    write_shard(root / "val/00000.tar", list(shapes(5)))
+    if not refused:
+        assert len(from_directory(root, "train", SIDE, share)) == 16
+        return
+    message = rf"data '.*train' must be whole samples but for a share of {share:g} .*; got 4 of 20 that are not: "
+    for split in ("train", "test"):  # whichever is read first
+        with pytest.raises(ValueError, match=f"{message}4 x an image without caption .00000/000000000, "):
+            from_directory(root, split, SIDE, share)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_that_is_none_is_refused_at_the_start(tmp_path, share):
+    with pytest.raises(ValueError, match=r"bad_share must be in \[0, 1\]"):
+        from_directory(write_folder(tmp_path, per_class=2), "train", SIDE, share)
+
+
+def test_prepared_data_are_not_stopped_for_what_was_left_out_before(tmp_path):
+    root, samples = tmp_path / "cc3m", dict(shapes(20))
+    del samples["000000003"]["jpg"]
+    write_shard(root / "00000.tar", samples.items())
+    prepare(root, tmp_path / "out", resolution=SIDE, bad_share=0.05)
+    found = from_directory(tmp_path / "out", "train", 0, 0.0)
+    assert sum(part.count for part in found.files.left_out) == 1
 
 
 def test_unreadable_is_no_error_of_input():

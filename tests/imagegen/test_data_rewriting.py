@@ -1,6 +1,11 @@
 """Rewritten captions: as many words as the level says, of the kinds that it says, by seed and index alone."""
 
 import re
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,6 +134,26 @@ def test_bad_numbers_are_refused():
 def test_a_language_model_without_its_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="folder with a language model"):
         LanguageModelRewriter(tmp_path / "absent")
+
+
+def test_threads_take_turns_with_a_language_model(tmp_path, monkeypatch):
+    """One whose answer is drawn from a generator that all threads share, as PyTorch's is."""
+    shared = SimpleNamespace(rng=None)
+
+    def pipeline(task, model):
+        def answer(prompt, **_):
+            time.sleep(0.002)  # lets the others run
+            return [{"generated_text": f"answer {shared.rng.random()}"}]
+
+        return answer
+
+    fake = SimpleNamespace(set_seed=lambda seed: setattr(shared, "rng", Random(seed)), pipeline=pipeline)
+    monkeypatch.setitem(sys.modules, "transformers", fake)
+    source = Rewritten(SHAPES, 1.0, 2, 0, LanguageModelRewriter(tmp_path))
+    alone = [source[i]["caption"] for i in range(40)]
+    assert len(set(alone)) == 40
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda i: source[i]["caption"], range(40))) == alone
 
 
 @pytest.mark.slow

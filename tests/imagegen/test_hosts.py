@@ -18,11 +18,14 @@ import pytest
 
 from imagegen.config import Config
 from imagegen.hosts import SILENCE, Launch, _slurm, start_hosts
+from imagegen.prepare import prepare
 from imagegen.run import load_run, read_lines
 from imagegen.statistics import Statistics, statistics_of
 from imagegen.step import batch_sharding, make_mesh, make_step, make_task, state_shardings
 from imagegen.training import train
 from imagegen.training_data import gated, training_source
+from tests.imagegen.disk import write_shards
+from tests.imagegen.test_prepared_text import Words
 
 pytestmark = pytest.mark.usefixtures("small_network")
 FREE = {"log_every": 2, "checkpoint_every": 2, "samples_every": 0, "keep": 9}
@@ -106,6 +109,24 @@ def test_two_processes_of_four_devices_train_as_one_of_one(pair, alone):
     require_same_training(folder, alone)
     assert "small on digits, 6 steps of 32 images" in told
     assert [line for line in silent.splitlines() if not line.startswith("[Gloo]")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["train", "prepared"])
+def test_two_processes_train_on_captions_as_one_does(tmp_path, text):
+    """By an encoder that is trained too, or on embeddings; each makes samples as well, of captions that it encoded."""
+    words = {"text_encoder": "small"}
+    config = dataclasses.replace(CONFIG, data="shapes", text=text, text_length=16, flips="none", flip_share=0.0,
+                                 steps=4, learning_rate=1e-4, samples_every=4)  # fmt: skip
+    if text == "prepared":
+        raw, words = write_shards(tmp_path / "raw", n=60), {"data": str(tmp_path / "out")}
+        prepare(raw, tmp_path / "out", resolution=32, text=Words(length=16))
+    config = dataclasses.replace(config, **words)
+    train(config, tmp_path / "alone", jax.devices()[:1])
+    trained(dataclasses.replace(config, fsdp=8), tmp_path / "run")
+    require_same_training(tmp_path / "run", tmp_path / "alone")
+    for run in ("run", "alone"):
+        assert (tmp_path / run / "samples/step-0000004.png").exists()
 
 
 def go_on(folder, new, done, config, devices):

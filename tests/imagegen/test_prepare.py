@@ -3,6 +3,9 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +22,7 @@ from imagegen.prepare import prepare
 from imagegen.run import read_lines
 from imagegen.training import train
 from tests.imagegen.disk import CLASSES, DAMAGED, read_shard, spoil, write_folder, write_shard, write_shards
+from theory._files import locked
 
 SIDE = 16
 
@@ -128,11 +132,13 @@ def test_what_cannot_be_prepared_is_refused(raw, prepared, tmp_path):
     out, _ = prepared
     before = contents(out)
     with pytest.raises(ValueError, match=r"what is prepared in .* must be the same; .* got resolution 8 \(there 16\)"):
-        prepare(raw, out, resolution=8, per_shard=16)
+        prepare(raw, out, resolution=8, per_shard=16, bad_share=0.5)
     with pytest.raises(ValueError, match="which is prepared already"):
         prepare(out, tmp_path / "again", resolution=8)
+    there = sorted(raw.iterdir())
     with pytest.raises(ValueError, match="which holds other files"):
-        prepare(raw, raw, resolution=8)
+        prepare(raw, raw, resolution=8, bad_share=0.5)
+    assert sorted(raw.iterdir()) == there
     with pytest.raises(ValueError, match=r"resolution must be 16, as '.*' was prepared, or left out; got 8"):
         make_source(str(out), resolution=8)
     assert contents(out) == before
@@ -177,6 +183,73 @@ def test_damaged_shards_are_refused_and_damaged_records_replaced(tmp_path, damag
         if found is not None:
             np.testing.assert_array_equal(found[0], whole[k]["image"])
     assert source[bad[0]]["index"] == bad[0]
+
+
+@pytest.mark.parametrize("damage", ["absent", "cut", "another", "shorter"])
+def test_a_shard_without_its_listing_is_refused_by_name_and_prepared_anew_alone(raw, prepared, tmp_path, damage):
+    out = shutil.copytree(prepared[0], tmp_path / "out")
+    listing = out / "train-00001.json"
+    content = json.loads(listing.read_text())
+    if damage == "absent":
+        listing.unlink()
+    elif damage == "cut":
+        listing.write_text(listing.read_text()[:-9])
+    elif damage == "another":
+        listing.write_text("[]")
+    else:
+        listing.write_text(json.dumps(content | {"keys": content["keys"][1:]}))
+    with pytest.raises(ValueError, match=r"train-00001\.json' must be what `prepare` wrote; the same `prepare`"):
+        make_source(str(out))
+    before = {file.name: file.stat().st_mtime_ns for file in out.glob("*.arrayrecord")}
+    prepare(raw, out, resolution=SIDE, per_shard=16, threads=1, bad_share=0.5)
+    after = {file.name: file.stat().st_mtime_ns for file in out.glob("*.arrayrecord")}
+    assert [name for name in before if before[name] != after[name]] == ["train-00001.arrayrecord"]
+    assert contents(out) == contents(prepared[0])
+
+
+def test_a_listing_of_another_length_than_in_the_manifest_is_refused(prepared, tmp_path):
+    out = shutil.copytree(prepared[0], tmp_path / "out")
+    listing = out / "test-00000.json"
+    content = json.loads(listing.read_text())
+    listing.write_text(json.dumps(content | {name: content[name][1:] for name in ("keys", "labels")}))
+    count = len(content["keys"])
+    with pytest.raises(ValueError, match=rf"must be a list of {count}, as in manifest.json; got {count - 1} keys"):
+        make_source(str(out), "test")
+    make_source(str(out), "train")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from theory._files import locked
+with locked("out", Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_preparation_in_the_same_folder_is_refused_until_the_first_has_ended(raw, prepared, tmp_path):
+    """However it ended: the lock goes with the process, the file stays."""
+    out = shutil.copytree(prepared[0], tmp_path / "out")
+    (out / "train-00000.json").unlink()  # the first one is about to write it
+    command = [sys.executable, "-c", HOLD, str(out / module.LOCKED)]
+    root = str(Path(module.__file__).parents[1])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=r"out must be a folder that no other process is writing to; got .*out,"):
+            prepare(raw, out, resolution=SIDE, per_shard=16, bad_share=0.5)
+        assert not (out / "train-00000.json").exists()
+        other.kill()
+    assert (out / module.LOCKED).exists()
+    prepare(raw, out, resolution=SIDE, per_shard=16, bad_share=0.5)
+    assert contents(out) == contents(prepared[0])
+
+
+def test_a_lock_is_free_again_after_an_error(tmp_path):
+    with pytest.raises(RuntimeError), locked("out", tmp_path / "lock"):
+        raise RuntimeError
+    with locked("out", tmp_path / "lock"), pytest.raises(ValueError, match="out must be a folder that no other"):
+        locked("out", tmp_path / "lock").__enter__()
 
 
 @pytest.mark.parametrize("record", [b"", b"\x05\0\0\0{}", pack({}, b"")[:4]])
