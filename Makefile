@@ -8,12 +8,13 @@ PYTEST := -q -n 2 --dist loadfile --no-loadscope-reorder
 PEERS := .venv-bench-sampling
 DIT := .venv-dit
 METRICS := .venv-metrics
+PRETRAINED := .venv-pretrained
 # A checkout of facebookresearch/DiT.
 REFERENCE ?=
 # A checkout of CompVis/latent-diffusion; its parity test is skipped without.
 LDM_REFERENCE ?=
 
-.PHONY: report test test-slow lint claims benchmarks named parity metrics-parity train-step clean
+.PHONY: report test test-slow lint claims benchmarks named parity metrics-parity pretrained train-step train-step-gpu clean
 
 report: $(STAMP)
 	$(BIN)/python -m imagegen report
@@ -46,9 +47,22 @@ parity: named $(STAMP) $(DIT)/.installed
 metrics-parity: $(STAMP) $(METRICS)/.installed
 	$(BIN)/python -m pytest tests/imagegen/test_metrics_parity.py -q -rP --metrics-python $(METRICS)/bin/python
 
+# What `make test` skips for want of PyTorch, diffusers and transformers, and the parity of BERT.
+pretrained: $(PRETRAINED)/.installed
+	$(PRETRAINED)/bin/python -m pytest tests/imagegen/test_latents.py tests/imagegen/test_prepared_text.py \
+		tests/imagegen/test_clip.py tests/imagegen/test_codebook.py tests/imagegen/test_scores.py \
+		tests/imagegen/test_grades.py tests/imagegen/test_data_rewriting.py tests/imagegen/test_text_parity.py \
+		-q -rPs -m 'slow or not slow' --text-python $(PRETRAINED)/bin/python
+
 train-step: named $(STAMP) $(DIT)/.installed
 	$(BIN)/python benchmarks/train_step.py --reference $(REFERENCE) --reference-python $(DIT)/bin/python \
 		--output benchmarks/RESULTS-train-step.md
+
+# On a GPU, up to DiT-XL/2 and LDM-4 in bfloat16, fast enough to be compared with RESULTS-roofline.md.
+train-step-gpu: named $(STAMP) $(DIT)/.installed
+	$(BIN)/python benchmarks/train_step.py --reference $(REFERENCE) --reference-python $(DIT)/bin/python \
+		--networks dit-s/2 dit-b/2 dit-xl/2 ldm-4 --batch 256 --compute bfloat16 --steps 10 --rounds 5 --sampled 2 \
+		--output benchmarks/RESULTS-train-step-gpu.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -56,7 +70,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(PEERS) $(DIT) $(METRICS) report results build dist
+	rm -rf $(VENV) $(BENCH) $(PEERS) $(DIT) $(METRICS) $(PRETRAINED) report results build dist
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Patina needs Python >= 3.11; found " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 report") if sys.version_info < (3, 11) else None'
@@ -85,3 +99,9 @@ $(METRICS)/.installed: benchmarks/constraints-metrics.txt
 	$(PYTHON) -m venv --clear $(METRICS)
 	$(METRICS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints-metrics.txt torch torchvision torch-fidelity
 	touch $(METRICS)/.installed
+
+$(PRETRAINED)/.installed: pyproject.toml constraints.txt benchmarks/constraints-pretrained.txt
+	$(PYTHON) -m venv --clear $(PRETRAINED)
+	$(PRETRAINED)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--constraint benchmarks/constraints-pretrained.txt --editable '.[test,pretrained]'
+	touch $(PRETRAINED)/.installed
