@@ -5,7 +5,7 @@ the unreadable ones. It is written by one thread, apart, and named when it is wh
 on with the shards that are missing, and what comes out in the end does not depend on it, byte for byte.
 
 What is stored of an image is an `Encoder`'s affair: PNG (`AsPNG`), which loses nothing, or the law of its latent
-(`imagegen.pretrained`). A `CaptionEncoder` (`imagegen.text_encoders`), if there is one, adds its caption's embedding.
+(`imagegen.pretrained`). A `CaptionEncoder` (`imagegen.data.embeddings`), if there is one, adds its caption's embedding.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from imagegen.checkpoint import full_disk_explained
 from imagegen.data.decode import encode_png
 from imagegen.data.directory import from_directory
-from imagegen.data.embeddings import FROZEN, Frozen, filled, save_frozen, stored
+from imagegen.data.embeddings import FROZEN, CaptionEncoder, Frozen, filled, save_frozen, stored
 from imagegen.data.files import FileSource
 from imagegen.data.records import CONTENT, MANIFEST, pack, read_listing
 from imagegen.data.skips import BAD_SHARE
@@ -77,17 +77,6 @@ class AsPNG:
     def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> Sequence[bytes]:
         """One PNG each."""
         return [encode_png(image) for image in images]
-
-
-@runtime_checkable
-class CaptionEncoder(Protocol):
-    """What is stored of captions."""
-
-    def about(self) -> dict[str, Any]:
-        """What the manifest says of it: `encoder`, a name that no other one has; `length` and `width`."""
-
-    def __call__(self, captions: Sequence[str]) -> Sequence[Float[np.ndarray, "n width"]]:
-        """The states of each caption's n tokens, n <= length. It is called by several threads at once."""
 
 
 def prepare(

@@ -10,8 +10,6 @@ masked. Longer captions are cut, their end token kept.
 """
 
 import hashlib
-import importlib
-import importlib.util
 import json
 import threading
 from collections.abc import Sequence
@@ -22,9 +20,9 @@ import numpy as np
 from jaxtyping import Float
 
 from imagegen._names import require_one_of
-from imagegen.data.embeddings import Frozen, filled
+from imagegen.data.embeddings import CaptionEncoder, Frozen, filled
 from imagegen.data.tokens import LENGTH
-from imagegen.pretrained import read_config
+from imagegen.pretrained import read_config, require_installed
 from theory._checks import InputError, require
 
 KINDS = {"bert": "BertModel", "clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
@@ -49,9 +47,7 @@ class FrozenEncoder:
         files = next(filter(None, (sorted(folder.glob(pattern)) for pattern in WEIGHTS)), [])
         require(bool(files), f"'{folder}'", f"no {' or '.join(WEIGHTS)}", allowed)
         require(length >= 2, "text_length", length, "at least 2")
-        for library in ("torch", "transformers"):
-            there = importlib.util.find_spec(library) is not None
-            require(there, library, "not installed", "installed, to run text encoders: pip install torch transformers")
+        require_installed("torch", "transformers")
         self._load(folder, kind)
         places = getattr(self._model.config, "max_position_embeddings", length)
         require(length <= places, "text_length", length, f"at most {places}, the places of the encoder in '{folder}'")
@@ -91,12 +87,12 @@ class FrozenEncoder:
         return [states[k, :n] for k, n in enumerate(tokens["attention_mask"].sum(1).tolist())]
 
 
-def embeddings(encoder: FrozenEncoder, captions: Sequence[str]) -> Float[np.ndarray, "n length width"]:
+def embeddings(encoder: CaptionEncoder, captions: Sequence[str]) -> Float[np.ndarray, "n length width"]:
     """The embeddings of n captions as they are read from prepared data: rounded, and filled up with zeros."""
     return np.stack([filled(states, encoder.length) for states in encoder(captions)])
 
 
-def load_same(folder: Path, frozen: Frozen) -> FrozenEncoder:
+def load_same(folder: Path, frozen: Frozen) -> CaptionEncoder:
     """The encoder of a run. Raises `InputError` for another than that which its data were prepared with, and as
     `FrozenEncoder` does.
     """

@@ -14,8 +14,9 @@ their size, and where they are smaller than 2⁻¹⁴ by at most 2⁻²⁵. What
 
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float16
@@ -35,6 +36,19 @@ class Frozen(NamedTuple):
 
     encoder: str
     null: Float16[np.ndarray, "length width"]
+
+
+@runtime_checkable
+class CaptionEncoder(Protocol):
+    """What is stored of captions, of `length` tokens at most: `imagegen.text_encoders.FrozenEncoder`, say."""
+
+    length: int
+
+    def about(self) -> dict[str, Any]:
+        """What the manifest says of it: `encoder`, a name that no other one has; `length` and `width`."""
+
+    def __call__(self, captions: Sequence[str]) -> Sequence[Float[np.ndarray, "n width"]]:
+        """The states of each caption's n tokens, n <= length. It is called by several threads at once."""
 
 
 def stored(states: Float[np.ndarray, "n width"]) -> Float16[np.ndarray, "n width"]:
