@@ -101,6 +101,7 @@ def test_latents_are_compared_with_the_images_behind_them(folders):
         moved.rename(raw)
 
 
+@pytest.mark.slow
 def test_latents_train_and_their_samples_are_decoded(folders, tmp_path, small_network, monkeypatch, capsys):
     data, run = str(folders[1]), str(tmp_path / "run")
     options = ["--network", "small", "--steps", "4", "--warmup", "1", "--batch", "8", "--log-every", "2",

@@ -295,6 +295,7 @@ def spoiled(raw, tmp_path_factory, small_network):
     return run, data, trained(run, **data)
 
 
+@pytest.mark.slow
 def test_spoiled_shards_train_and_the_page_says_what_was_skipped(spoiled):
     run, data, lines = spoiled
     assert lines[-1]["step"] == 4

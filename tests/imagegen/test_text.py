@@ -102,6 +102,7 @@ def test_the_network_is_shown_the_encoders_tokens_through_the_operators(begun):
     assert len(np.unique(noise.round(6))) > 0.9 * noise.size
 
 
+@pytest.mark.slow
 def test_the_loss_trains_the_encoder_in_one_program(begun):
     source, tokenizer, task, state = begun
     mesh = steps.make_mesh(TEXT, jax.devices()[:1])
