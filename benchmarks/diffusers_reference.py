@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dit_reference import complete_torchvision, randomise
+from _torchvision import make_importable
+from dit_reference import randomise
 
 DIT = {"num_attention_heads": 4, "attention_head_dim": 32, "in_channels": 1, "num_layers": 4, "sample_size": 8,
        "patch_size": 4, "num_embeds_ada_norm": 10, "norm_eps": 1e-6}  # fmt: skip
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("dit", "ldm"), required=True)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    complete_torchvision()
+    make_importable()
     make = {"dit": make_dit, "ldm": make_ldm}[arguments.model]
     model, inputs = make(torch.Generator().manual_seed(0))
     values = dict(zip(("x", "t", "y" if arguments.model == "dit" else "tokens"), inputs.values(), strict=True))
