@@ -72,7 +72,7 @@ class Running:
     def __init__(self, config: Config) -> None:
         mesh, shape = make_mesh(config, jax.devices()), shape_of(config.network)
         task, state = make_task(config, statistics(shape))
-        self.denoiser = average_denoiser(task, state)
+        self.task = task
         self.state = jax.device_put(state, state_shardings(mesh, state))
         self.batch = jax.device_put(batch_of(config), batch_sharding(mesh))
         began = time.perf_counter()
@@ -96,9 +96,10 @@ class Running:
 def sampling_row(network: str, running: Running, given: argparse.Namespace) -> str:
     """Images/s of samples, from the weights that training began with; the first call compiles."""
     conds, shape = np.arange(given.batch, dtype=np.int32) % CLASSES, shape_of(network)
+    denoiser = average_denoiser(running.task, running.state)
     began, seconds = time.perf_counter(), []
     for _ in range(1 + given.sampled):
-        generate(running.denoiser, shape, conds, jax.random.key(0), SAMPLER, given.batch)
+        generate(denoiser, shape, conds, jax.random.key(0), SAMPLER, given.batch)
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
     rate = given.batch / np.median(seconds[1:])

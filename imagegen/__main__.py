@@ -166,7 +166,7 @@ def sample(
         seed: Seed of the noise.
         walk: Instead, images of the first class or caption along a circle of starting noise.
         decoder: Of a run on latents, the folder of their autoencoder.
-        batch: Images made at once, for memory; those of samplers that add noise depend on it.
+        batch: Images made at once, for memory; the images after the first batch depend on it.
         text_encoder: Of a run on prepared embeddings, the folder of their text encoder, for CAPTIONS.
         out: Folder; by default RUN/samples-STEP.
     """

@@ -23,7 +23,7 @@ from jaxtyping import Float, UInt8
 
 from imagegen.data.tokens import LENGTH, load_tokenizer
 from imagegen.inception import as_colour
-from imagegen.pretrained import require_installed
+from imagegen.pretrained import load_model, require_installed
 from sim.intervals import Interval, mean_interval
 from theory._checks import InputError, require
 
@@ -80,7 +80,7 @@ class Clip:
 
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = transformers.CLIPModel.from_pretrained(str(folder), local_files_only=True)
+        model = load_model(transformers.CLIPModel, folder)
         self._model: Any = model.to(self._device).float().eval()
         self.about: dict[str, Any] = {
             "weights_sha256": _sha256(weights), "tokenizer_sha256": _sha256(folder / "tokenizer.json"),

@@ -35,14 +35,16 @@ from imagegen.data.files import FileSource
 from imagegen.data.latents import LatentSource
 from imagegen.data.source import read_batch
 from imagegen.sampling import to_bytes
-from theory._checks import make_folder, require
-from theory._files import write_whole
+from theory._checks import InputError, make_folder, require
+from theory._files import locked, write_whole
 
 COLUMNS = ("key", "score")
 PROMPTS = ("Good photo.", "Bad photo.")
 """Between which CLIP-IQA lets CLIP choose."""
 SCALE = 100.0
 """Of cosines, in CLIP's probabilities."""
+NAMES = "surrogateescape"
+"""Names of files are bytes, not always text."""
 AT_ONCE = 64
 """Images that are read, scored and written at once."""
 
@@ -86,11 +88,18 @@ def quality(data: str, clip: Embedder, out: Path, *, resolution: int = 0) -> int
     source = _in_a_folder(data, resolution)
     require(not isinstance(source, LatentSource), "data", f"'{data}', latents", "images")
     make_folder("out", out.parent)
-    known = _begun(out, {"images": keys_fingerprint(source), "prompts": PROMPTS, **clip.about})
+    with locked("out", out.with_suffix(".lock")):
+        known = _begun(out, {"images": keys_fingerprint(source), "prompts": PROMPTS, **clip.about})
+        _score(source, clip, out, known)
+    return len(source)
+
+
+def _score(source: FileSource, clip: Embedder, out: Path, known: dict[str, float]) -> None:
+    """Add the scores of the images that have none."""
     prompts = unit(clip.texts(PROMPTS))
     left = np.array([index for index in range(len(source)) if source.key(index) not in known], int)
-    with out.open("a", newline="", encoding="utf-8") as lines:
-        if not known:
+    with out.open("a", newline="", encoding="utf-8", errors=NAMES) as lines:
+        if lines.tell() == 0:
             lines.write(",".join(COLUMNS) + "\n")
         for low in tqdm(range(0, left.size, AT_ONCE), desc="scoring", unit="batch", disable=None):
             part = left[low : low + AT_ONCE]
@@ -101,7 +110,6 @@ def quality(data: str, clip: Embedder, out: Path, *, resolution: int = 0) -> int
             csv.writer(text, lineterminator="\n").writerows((key, f"{score:.6f}") for key, score in rows)
             lines.write(text.getvalue())  # whole lines at a time
             lines.flush()
-    return len(source)
 
 
 def _begun(out: Path, about: dict[str, Any]) -> dict[str, float]:
@@ -118,7 +126,7 @@ def _begun(out: Path, about: dict[str, Any]) -> dict[str, float]:
 
 
 def _in_a_folder(data: str, resolution: int) -> FileSource:
-    source = listing(make_source(data, "train", resolution=resolution))
+    source = listing(make_source(data, "train", resolution=resolution, bad_share=1.0))  # training has its own share
     require(source is not None, "data", f"'{data}'", "a folder: of images by class, of tar shards, or prepared")
     assert source is not None
     return source
@@ -138,14 +146,18 @@ def read_scores(file: Path) -> dict[str, float]:
     """
     require(file.is_file(), "scores", f"'{file}', which is no file", f"a CSV file with columns {', '.join(COLUMNS)}")
     found: dict[str, float] = {}
-    with file.open(newline="", encoding="utf-8") as lines:
+    with file.open(newline="", encoding="utf-8", errors=NAMES) as lines:
         rows = csv.DictReader(lines)
-        header = tuple(rows.fieldnames or ())
-        require(set(COLUMNS) <= set(header), "scores", f"'{file}' with columns {header}", f"with {', '.join(COLUMNS)}")
-        for row in rows:
-            at = f"line {rows.line_num} of '{file}'"
-            require(row["key"] not in found, at, f"key '{row['key']}' again", "of another key")
-            found[row["key"]] = _number(row["score"], at)
+        try:
+            header = tuple(rows.fieldnames or ())
+            known = set(COLUMNS) <= set(header)
+            require(known, "scores", f"'{file}' with columns {header}", f"with {', '.join(COLUMNS)}")
+            for row in rows:
+                at = f"line {rows.line_num} of '{file}'"
+                require(row["key"] not in found, at, f"key '{row['key']}' again", "of another key")
+                found[row["key"]] = _number(row["score"], at)
+        except csv.Error as error:
+            raise InputError(f"scores must be a CSV file; got '{file}' ({error}).") from None
     return found
 
 

@@ -120,7 +120,7 @@ def prepare(
     ]
     with locked("out", out / LOCKED), full_disk_explained(out):
         _require_same(out, plan)
-        if text is not None:
+        if text is not None and not (out / FROZEN).exists():  # the plan says that it is the same encoder
             save_frozen(_frozen(text), out / FROZEN)
         _write_all(shards, partial(_contents, encode, text), workers)
         manifest = _manifest(plan, sources, shards)

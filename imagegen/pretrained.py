@@ -36,6 +36,19 @@ def require_installed(*libraries: str) -> None:
         require(there, library, "not installed", "installed: pip install 'patina-diffusion[pretrained]'")
 
 
+def load_model(make: Any, folder: Path, **options: Any) -> Any:
+    """The model of this class of diffusers or transformers in a folder. Raises `InputError` where the weights are
+    damaged, or not all there: the libraries would draw those that are missing at random.
+    """
+    try:
+        model, told = make.from_pretrained(str(folder), local_files_only=True, output_loading_info=True, **options)
+    except Exception as error:  # the libraries raise nearly anything
+        raise InputError(f"'{folder}' must hold the weights of a {make.__name__}; got {error}") from error
+    missing, allowed = ", ".join(sorted(told["missing_keys"])[:3]), f"all weights of a {make.__name__}"
+    require(missing == "", f"'{folder}'", f"weights without {missing}", allowed)
+    return model
+
+
 class Autoencoder:
     """The autoencoder in a `folder` with config.json and diffusion_pytorch_model.safetensors; on a GPU if PyTorch has
     one. It encodes for `imagegen.prepare`. `codebook`: codes of a VQModel; 0 of an AutoencoderKL, which has none.
@@ -57,7 +70,7 @@ class Autoencoder:
         self._torch, self._variational = torch, kind == "AutoencoderKL"
         device = "cuda" if torch.cuda.is_available() else "cpu"
         make: Any = getattr(importlib.import_module("diffusers"), kind)
-        self._model = make.from_pretrained(str(folder), local_files_only=True).to(device).eval()
+        self._model = load_model(make, folder).to(device).eval()
         self._device = device
         self._lock = threading.Lock()  # threads that prepare take turns: one at a time fills a device
         self.scale = float(self._model.config.scaling_factor) if self._variational else 1.0

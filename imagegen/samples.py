@@ -143,7 +143,8 @@ def make_samples(
     run, target = _opened(folder, how, ema, step, out)
     asked, decode = _asked(run, number, classes, captions, text_encoder), _decoder(run, decoder)
     make_folder("out", target)
-    _require_same(target / "samples.json", {**_made(run, how, ema, number, seed, asked), "batch": batch})
+    other = {} if batch == BATCH else {"batch": batch}
+    _require_same(target / "samples.json", {**_made(run, how, ema, number, seed, asked), **other})
     file = target / "samples.npz"
     if file.exists():  # it is written last
         return file

@@ -6,10 +6,10 @@ CLIP's features are compared as the classifier's are (`imagegen.figures`), and i
 - `memorised` the share of samples nearer than `MEMORISED` = 0.12 to one (SC's threshold for CLIP ViT-B/16, taken to be
   meant of features of length 1),
 
-each beside that of held-out images. Images are read batch by batch and not kept, up to `LIMIT` = 50 000 of each split,
-drawn at random by the seed; a run on latents is compared with the images that its latents were prepared from. All
-figures stand with their protocol: hashes of the weights and of the real images, preprocessing, numbers, seed, and how
-the samples were made.
+each beside that of held-out images. Images are read batch by batch and not kept, up to `LIMIT` = 50 000 training images
+and `HELD_OUT` = 10 000 held-out ones, drawn at random by the seed; a run on latents is compared with the images that
+its latents were prepared from. All figures stand with their protocol: hashes of the weights and of the real images,
+preprocessing, numbers, seed, and how the samples were made.
 """
 
 import dataclasses
@@ -46,7 +46,9 @@ from theory._checks import InputError, require
 from theory._files import write_whole
 
 LIMIT = 50_000
-"""Images of a split at most."""
+"""Training images at most."""
+HELD_OUT = 10_000
+"""Held-out images at most; of the samples as many are compared, as the work grows with the square."""
 MEMORISED = 0.12
 """Distance below which a sample is taken for a copy of a training image."""
 BATCH = 64
@@ -79,7 +81,7 @@ def evaluate_clip(folder: Path, samples: Path | None, weights: Path, seed: int =
     labels = None if labels is None else checked_labels(labels, n, test.classes)
     network = Clip(weights)
     made = _embedded_samples(file, network)
-    held_out = _embedded(test, network, "held-out images", seed)
+    held_out = _embedded(test, network, "held-out images", seed, HELD_OUT)
     protocol: dict[str, Any] = {
         "clip": network.about, "score": "100 mean max(cos, 0)", "samples": n, "held_out": len(held_out.labels),
         "held_out_sha256": held_out.sha256, "confidence": 0.95,
@@ -89,7 +91,7 @@ def evaluate_clip(folder: Path, samples: Path | None, weights: Path, seed: int =
     if labels is None:
         left_out["figures"] = "the samples have no labels"
     else:
-        known = _embedded(train, network, "training images", seed)
+        known = _embedded(train, network, "training images", seed, LIMIT)
         figures, others = clip_figures(known, held_out, Embedded(made, labels), test.classes, seed)
         left_out |= others
         protocol |= {
@@ -112,7 +114,7 @@ def evaluate_codebook(folder: Path, samples: Path | None, weights: Path, seed: i
     config, file = configs.load(folder / "config.json"), newest_samples(folder) if samples is None else samples
     n = image_shape(file)[0]
     _, test = _sources(config, file)
-    rng, taken = np.random.default_rng(seed), min(n, len(test), LIMIT)
+    rng, taken = np.random.default_rng(seed), min(n, len(test), HELD_OUT)
     groups, others = (random_groups(size, taken, rng) for size in (n, len(test)))
     network = Autoencoder(weights)
     require(network.codebook > 0, "weights", f"'{weights}', without a codebook", "the folder of a VQModel")
@@ -212,7 +214,7 @@ def clip_figures(
 def _sources(config: Config, file: Path) -> tuple[Source, Source]:
     """Training and held-out images, the good ones, of the shape of the samples in the file."""
     shown = images_behind(config)
-    train, test = (make_source(shown.data, split, resolution=shown.resolution, bad_share=shown.bad_share)
+    train, test = (make_source(shown.data, split, resolution=shown.resolution, bad_share=1.0)
                    for split in ("train", "test"))  # fmt: skip
     shape = image_shape(file)[1:]
     require(shape == test.shape, f"'{file}'", f"images of shape {shape}", f"of the data's shape {test.shape}")
@@ -226,9 +228,9 @@ def _embedded_samples(file: Path, network: Embedder) -> Float[np.ndarray, "n d"]
     return np.concatenate([network.images(images) for images in bar])
 
 
-def _embedded(source: Source, network: Embedder, what: str, seed: int) -> Embedded:
-    """Up to `LIMIT` images of a source, at random."""
-    rows = np.sort(np.random.default_rng(seed).permutation(len(source))[:LIMIT])
+def _embedded(source: Source, network: Embedder, what: str, seed: int, most: int) -> Embedded:
+    """At most so many images of a source, at random."""
+    rows = np.sort(np.random.default_rng(seed).permutation(len(source))[:most])
     features, captions, digest = [], [], hashlib.sha256()
     for low in tqdm(range(0, len(rows), BATCH), what, unit="batch", disable=None):
         batch = read_batch(source, rows[low : low + BATCH])

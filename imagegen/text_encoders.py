@@ -22,7 +22,7 @@ from jaxtyping import Float
 from imagegen._names import require_one_of
 from imagegen.data.embeddings import CaptionEncoder, Frozen, filled
 from imagegen.data.tokens import LENGTH
-from imagegen.pretrained import read_config, require_installed
+from imagegen.pretrained import load_model, read_config, require_installed
 from theory._checks import InputError, require
 
 KINDS = {"bert": "BertModel", "clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
@@ -69,7 +69,7 @@ class FrozenEncoder:
             raise InputError(f"'{folder}' must be a folder with the encoder's tokenizer, too; got {error}") from error
         pads = self._tokenizer.pad_token is not None
         require(pads, f"the tokenizer in '{folder}'", "one without", "one with a token for padding")
-        self._model = make.from_pretrained(str(folder), local_files_only=True, **pooling).to(self._device).eval()
+        self._model = load_model(make, folder, **pooling).to(self._device).eval()
         self._lock = threading.Lock()  # threads that prepare take turns: one at a time fills a device
 
     def about(self) -> dict[str, Any]:

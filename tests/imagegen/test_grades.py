@@ -109,6 +109,10 @@ def test_images_are_scored_by_the_probability_of_the_good_prompt_and_scoring_goe
         good, bad = np.array([light, 1 - light]) / np.hypot(light, 1 - light)
         assert score == pytest.approx(expit(100 * (good - bad)), abs=1e-4)
     whole = out.read_bytes()
+    out.write_bytes(b"key,score\n")  # interrupted before the first batch
+    quality(str(root / "raw"), clip, out, resolution=SIDE)
+    assert out.read_bytes() == whole
+    clip.seen = 24
     out.write_bytes(whole[: len(whole) // 2])  # cut within a line
     quality(str(root / "raw"), clip, out, resolution=SIDE)
     assert out.read_bytes() == whole
@@ -143,6 +147,7 @@ def test_a_clip_on_disk_scores_a_folder(folders, tmp_path, capsys):
         ("key,score\na,good\n", "line 2 .* finite number"),
         ("key,score\na,nan\n", "line 2 .* finite number"),
         ("key,score\na\n", "line 2 .* finite number"),
+        ("key,score\na,\0\n", "scores must be a CSV file|finite number"),
     ],
 )
 def test_bad_tables_of_scores_are_refused_by_line(tmp_path, text, message):
