@@ -341,6 +341,7 @@ def test_losses_of_the_truth_vanish_and_of_a_shift_are_its_square():
 # ---------------------------------------------------------------- cells
 
 
+@pytest.mark.slow
 def test_the_linear_learner_agrees_with_theory(rows):
     for wanted in ({"operator": "cep-g"}, {"operator": "dropout"}, {"operator": "symmetric flip", "drawn": "fixed"}):
         curve = of(rows, learner="linear", **wanted)["curves"][0]
@@ -350,18 +351,21 @@ def test_the_linear_learner_agrees_with_theory(rows):
             assert abs(gain["value"] - theory["value"]) < 4 * error + 0.02 * abs(theory["value"])
 
 
+@pytest.mark.slow
 def test_the_entropy_agrees_with_theory(rows):
     row = of(rows, learner="linear", operator="cep-g")
     for rise, theory in list(zip(row["entropy"], row["entropy_theory"], strict=True))[1:]:
         assert abs(rise["value"] - theory) < 4 * (rise["high"] - rise["low"]) / 2 / 1.96 + 0.02 * theory
 
 
+@pytest.mark.slow
 def test_endless_data_agree_with_theory_with_and_without_guidance(rows):
     for curve in of(rows, learner="linear limit")["curves"]:
         for gain, theory in zip(curve["gain"], curve["theory"], strict=True):
             assert gain["value"] == pytest.approx(theory["value"], rel=0.03, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_with_endless_data_nothing_can_help_an_exact_learner_without_guidance(rows):
     for operator in ("cep-g", "symmetric flip"):
         curve = of(rows, learner="exact", operator=operator)["curves"][0]
@@ -376,6 +380,7 @@ def test_a_cell_is_pure():
     assert other["curves"] != row_of(c)["curves"]
 
 
+@pytest.mark.slow
 def test_gains_over_the_clean_unguided_learner_are_paired_with_it(rows):
     for row in rows:
         first = row["curves"][0]
@@ -386,6 +391,7 @@ def test_gains_over_the_clean_unguided_learner_are_paired_with_it(rows):
                 assert over["value"] == pytest.approx(gain["value"] + moved, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_perturbed_codes_are_guided_too_and_theory_is_silent_there(rows):
     for learner in ("linear", "exact", "network"):
         curves = of(rows, learner=learner, operator="cep-g")["curves"]
@@ -421,6 +427,7 @@ def test_a_users_denoiser_may_be_guided():
     assert other["gain"].value < 0
 
 
+@pytest.mark.slow
 def test_networks_of_equal_seed_differ_by_strength(rows):
     row = of(rows, learner="network", operator="cep-g")
     assert row["curves"][0]["gain"][0] == {"value": 0.0, "low": 0.0, "high": 0.0}
@@ -451,6 +458,7 @@ def negated(rows):
     return made
 
 
+@pytest.mark.slow
 def test_the_answer_follows_the_rows(rows):
     first, second = (answer(TINY, given) for given in (rows, negated(rows)))
     gain = of(rows, learner="linear", operator="cep-g")["curves"][0]["gain"][2]["value"]
@@ -462,6 +470,7 @@ def test_the_answer_follows_the_rows(rows):
     assert answer(TINY, []) == "Not run."
 
 
+@pytest.mark.slow
 def test_help_under_guidance_is_judged_against_the_clean_learner_without_it(rows):
     """A corrupted learner that is better than the clean one under guidance, but not than the clean one without."""
     spoiled = copy.deepcopy(rows)
@@ -476,6 +485,7 @@ def test_help_under_guidance_is_judged_against_the_clean_learner_without_it(rows
     assert best in [gain for _, _, gain in guided_best(spoiled)]
 
 
+@pytest.mark.slow
 def test_the_guidance_reported_is_one_that_all_guided_learners_have(rows):
     stronger = copy.deepcopy(rows)
     for row in stronger:
@@ -493,6 +503,7 @@ def test_the_deviation_from_theory_is_in_combined_standard_errors():
     assert deviations(config, [row]) == pytest.approx([-2.0, -2.0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_details_tell_of_every_kind_of_flip_and_operator(rows):
     asymmetric = {**of(rows, learner="linear", operator="symmetric flip", drawn="fixed"), "operator": "asymmetric flip"}
     overlapping = {**of(rows, learner="memorising", operator="symmetric flip"), "mean_square": 0.05}
@@ -502,11 +513,13 @@ def test_details_tell_of_every_kind_of_flip_and_operator(rows):
     assert details(TINY, []) == []
 
 
+@pytest.mark.slow
 def test_no_row_vanishes_from_the_entropy_figure(rows):
     given = [row for row in rows if "entropy" in row] * 9
     assert len(entropy_figure(given).axes[0].get_lines()) == 2 * 9
 
 
+@pytest.mark.slow
 def test_figures_have_labels_and_captions(rows):
     for caption, figure in conditions.EXPERIMENT.figures(TINY, rows).values():
         assert caption

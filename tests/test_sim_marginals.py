@@ -155,7 +155,10 @@ LEGS = [
 
 
 @pytest.mark.parametrize(("name", "first", "end"), LEGS)
-@pytest.mark.parametrize("kind", [kind for kind in RANDOM if kind != "exact"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind == "large" else pytest.mark.slow) for kind in RANDOM if kind != "exact"],
+)
 def test_variances_per_frequency_converge_at_first_order(name, first, end, kind):
     path = PATHS[name](SPECTRUM)
     found = [generated_variances(path, RANDOM[kind], first, end, jnp.asarray(steps)) for steps in (200, 400)]

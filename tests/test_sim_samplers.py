@@ -174,7 +174,7 @@ def test_order_of_convergence_on_a_mixture_is_the_nominal_one(name, sampler):
 
 @pytest.mark.parametrize(
     ("name", "first", "end", "sampler"),
-    each_deterministic_sampler_on(("shortest", 0.8, 0.2), ("heat", 0.3, 0.1), (DDIM, SigmaHeun)),
+    each_deterministic_sampler_on(("shortest", 0.8, 0.2), ("heat", 0.3, 0.1), (SigmaHeun,)),
 )
 def test_order_of_convergence_on_spectral_gaussians_is_the_nominal_one(name, first, end, sampler):
     path = PATHS[name](SPECTRUM)

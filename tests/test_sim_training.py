@@ -70,6 +70,7 @@ def _errors(denoiser, points, t, label):
     return [jnp.sum((a - b) ** 2, -1) for a, b in ((guess, points), (best, points), (guess, best))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [None, 0, 2])
 def test_a_small_fit_approaches_the_exact_posterior_mean(label):
     """Mean squared distance to E[x0 | x_t] over the data's variance, 1.5 in all: measured at most 0.012 (three kinds of
@@ -85,6 +86,7 @@ def test_a_small_fit_approaches_the_exact_posterior_mean(label):
         assert got.mean() - floor.mean() > -5 * np.std(got - floor) / math.sqrt(gap.size)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_towards_its_floor():
     losses = np.asarray(trained().losses)
     assert losses.shape == (1500,)
@@ -218,6 +220,7 @@ def test_a_sequence_of_codes_is_corrupted_as_one_is():
     np.testing.assert_allclose(sequences[kept], np.stack(expected)[kept], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_class_index_and_its_code_are_the_same_condition_and_none_the_null_code():
     denoiser, x = eqx.filter_jit(trained().denoiser), jnp.asarray([0.3, -0.2], jnp.float32)
     np.testing.assert_array_equal(denoiser(x, 0.5, jnp.asarray(1)), denoiser(x, 0.5, CODES[1]))

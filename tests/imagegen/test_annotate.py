@@ -212,6 +212,7 @@ def test_ranges_by_hand():
     np.testing.assert_array_equal(first_from(LEVELS, p, 0.5), first_from(LEVELS, p, 0.45))  # tau itself is enough
 
 
+@pytest.mark.slow
 def test_images_of_one_law_may_train_from_the_lowest_level_though_clean_ones_are_rare(fast_judge):
     rng = np.random.default_rng(1)
     images, degraded = stationary(400, smooth_spectrum(8), rng), share(400, 0.85, rng)
@@ -394,6 +395,7 @@ def test_images_that_differ_over_long_distances_only_may_train_low_noise():
     assert curves["whole"]["accuracy"][0] > 0.95
 
 
+@pytest.mark.slow
 def test_an_interrupted_annotation_goes_on_and_ends_as_an_undisturbed_one(data, tmp_path, monkeypatch, fast_judge):
     file = data[0].data
     config = AnnotateConfig(data=file, degradation="mask", degradation_strength=0.2, degraded_share=0.5, levels=3,

@@ -148,6 +148,7 @@ def test_help_names_what_there_is(arguments, names, capsys):
     assert [name for name in names if name not in text] == []
 
 
+@pytest.mark.slow
 def test_images_made_otherwise_are_not_written_over(run, capsys):
     for walk in ([], ["--walk"]):
         command = ["sample", str(run), "--number", "8", "--steps", "2", *walk, "--out", str(run / "both")]

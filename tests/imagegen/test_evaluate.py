@@ -77,6 +77,7 @@ def test_the_result_says_of_what_and_is_plain(real, judge):
     assert real["left_out"] == {}
 
 
+@pytest.mark.slow
 def test_samples_shrunk_to_their_class_means_are_seen_as_too_narrow(figures, real):
     means = np.stack([TRAIN.images[TRAIN.labels == c].mean(axis=0) for c in range(10)])[LABELS]
     shrunk = figures((0.4 * IMAGES + 0.6 * means).astype(np.float32))
@@ -86,6 +87,7 @@ def test_samples_shrunk_to_their_class_means_are_seen_as_too_narrow(figures, rea
     assert shrunk["accuracy"]["value"] > 0.95
 
 
+@pytest.mark.slow
 def test_copies_of_training_images_are_memorised(figures):
     rows = held_out(TRAIN.labels, 240)
     noise = np.random.default_rng(0).normal(0, 0.02, (240, 8, 8, 1))

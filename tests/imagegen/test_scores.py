@@ -167,11 +167,12 @@ def test_a_run_of_classes_is_evaluated_and_says_how(tmp_path, monkeypatch, capsy
 
 def test_images_are_drawn_where_there_are_too_many(tmp_path, monkeypatch):
     monkeypatch.setattr(scores, "clip_figures", lambda *given: ({}, {}))
-    monkeypatch.setattr(scores, "LIMIT", 200)
+    monkeypatch.setattr(scores, "LIMIT", 300)
+    monkeypatch.setattr(scores, "HELD_OUT", 200)
     file = write_run(tmp_path, Config(), TEST.images, TEST.labels)
     pages = [json.loads(evaluate_clip(tmp_path, file, tmp_path, seed).read_text()) for seed in (0, 0, 1)]
     assert pages[0] == pages[1]
-    assert pages[0]["protocol"]["training"] == pages[0]["protocol"]["held_out"] == 200
+    assert (pages[0]["protocol"]["training"], pages[0]["protocol"]["held_out"]) == (300, 200)
     assert pages[0]["protocol"]["held_out_sha256"] != pages[2]["protocol"]["held_out_sha256"]
 
 

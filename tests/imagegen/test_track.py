@@ -31,6 +31,7 @@ def events(folder):
     return shown
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_what_metrics_and_speed_hold(tmp_path, small_network):
     train(dataclasses.replace(CONFIG, track="tensorboard"), tmp_path / "run")
     shown = events(tmp_path / "run" / "tensorboard")
