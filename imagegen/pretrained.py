@@ -14,7 +14,7 @@ import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ KINDS = ("AutoencoderKL", "VQModel")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 AT_ONCE = 16
 """Images decoded at once."""
+Model = TypeVar("Model")
 
 
 def require_installed(*libraries: str) -> None:
@@ -36,17 +37,20 @@ def require_installed(*libraries: str) -> None:
         require(there, library, "not installed", "installed: pip install 'patina-diffusion[pretrained]'")
 
 
-def load_model(make: Any, folder: Path, **options: Any) -> Any:
+def load_model(make: type[Model], folder: Path, **options: Any) -> Model:
     """The model of this class of diffusers or transformers in a folder. Raises `InputError` where the weights are
     damaged, or not all there: the libraries would draw those that are missing at random.
     """
     try:
-        model, told = make.from_pretrained(str(folder), local_files_only=True, output_loading_info=True, **options)
+        model, told = cast(Any, make).from_pretrained(
+            str(folder), local_files_only=True, output_loading_info=True, **options
+        )
     except Exception as error:  # the libraries raise nearly anything
         raise InputError(f"'{folder}' must hold the weights of a {make.__name__}; got {error}") from error
     missing, allowed = ", ".join(sorted(told["missing_keys"])[:3]), f"all weights of a {make.__name__}"
     require(missing == "", f"'{folder}'", f"weights without {missing}", allowed)
-    return model
+    found: Model = model
+    return found
 
 
 class Autoencoder:

@@ -35,7 +35,7 @@ with mock.patch.object(random, "getrandbits", random.Random(0).getrandbits):
 install_import_hook(["theory", "sim", "imagegen"], "beartype.beartype")
 
 _quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}
-settings.register_profile("ci", max_examples=20, derandomize=True, **_quiet)
+settings.register_profile("ci", max_examples=15, derandomize=True, **_quiet)
 settings.register_profile("attack", max_examples=1000, **_quiet)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

@@ -29,6 +29,7 @@ class Exact(eqx.Module):
 @pytest.mark.parametrize(
     "name", ["vp_linear", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vp_cosine", "variance_exploding"))]
 )
+@pytest.mark.slow
 def test_flow_likelihood_of_a_mixture_is_its_log_density(name):
     path = PATHS[name](jnp.ones(1))
     early, late = 0.1, 0.8

@@ -349,6 +349,7 @@ def test_log_normal_times_have_log_normal_noise(name, u):
     np.testing.assert_allclose(log_sigma, -0.4 + 0.5 * scipy.special.ndtri(u), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_log_normal_times_stay_inside_and_uniform_times_fill_their_range():
     ends = jnp.asarray([0.0, 1.0])
     for name in PATHS:

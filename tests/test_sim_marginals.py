@@ -191,6 +191,7 @@ def compiled_step(name):
 
 @pytest.mark.parametrize("name", SOME_PATHS)
 @given(late=st.floats(0.3, 0.98), share=st.floats(0.05, 0.95), stochasticity=st.floats(0, 1))
+@pytest.mark.slow
 def test_exact_variance_is_exact_and_stochasticity_zero_is_ddim(name, late, share, stochasticity):
     path, early = PATHS[name](SPECTRUM), late * share
     after, ddim, none = compiled_step(name)(late, early, stochasticity)

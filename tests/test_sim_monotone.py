@@ -83,6 +83,7 @@ def test_the_exact_map_by_brentq_has_no_error():
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n == "shift" else pytest.mark.slow) for n in PERTURBATIONS]
 )
+@pytest.mark.slow
 def test_a_perturbed_exact_map_has_the_perturbations_norm(name):
     change, gap = PERTURBATIONS[name]
     result = transport_error(lambda z: change(_extrapolated(z)), START, DATA, relative=0.01)

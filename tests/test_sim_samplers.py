@@ -235,6 +235,7 @@ def test_edm_grid_on_the_edm_path_is_uniform_in_t():
     np.testing.assert_allclose(time_grid(path, 10, "edm"), time_grid(path, 10), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_more_samples_or_other_chunks_change_no_sample():
     path, times = VPCosine(), time_grid(VPCosine(), 5)
     start = jax.random.normal(KEY, (7, 1))
@@ -329,6 +330,7 @@ def test_float32_trajectories_of_50_steps_stay_within_2e_5_of_float64_ones(name,
 
 
 @pytest.mark.parametrize("shape", [pytest.param((4, 4), marks=pytest.mark.slow), (4, 4, 3)])
+@pytest.mark.slow
 def test_images_with_channels_on_spectral_paths_are_carried_channel_by_channel(shape):
     path = ShortestPath(SPECTRUM)
     times = time_grid(path, 5)

@@ -73,6 +73,7 @@ def test_gaussians_on_the_line(shift, std, other):
 
 @settings(max_examples=6)
 @given(seeds, seeds)
+@pytest.mark.slow
 def test_mixtures_on_the_line_agree_with_a_sum_over_the_cumulative_and_lie_between_the_bounds(seed, other):
     """W2² = ∫∫ weighs |F - G| (Vallender's type of formula): the same distance without any quantile.
 
