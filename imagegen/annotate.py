@@ -40,7 +40,7 @@ from imagegen.data.source import Source
 from imagegen.features import fingerprint, read_all
 from imagegen.judges import LEAST, Judgement, View, judge
 from imagegen.training_data import training_source
-from theory._checks import InputError, make_folder, require
+from theory._checks import make_folder, require
 from theory.crops import crop_sizes
 from theory.spectra import power_spectrum
 
@@ -113,7 +113,7 @@ def run_annotate(config: AnnotateConfig, out: Path) -> Annotations:
     from theory.canvas import save
 
     check(config)
-    _require_out(out)
+    annotations.require_out(out)
     source = training_source(_of_the_data(config))
     _kinds(read_all(source))
     make_folder("out", out.parent)
@@ -123,16 +123,6 @@ def run_annotate(config: AnnotateConfig, out: Path) -> Annotations:
     save(annotations_figure(noted), out.with_suffix(".png"))
     shutil.rmtree(kept, ignore_errors=True)
     return noted
-
-
-def _require_out(out: Path) -> None:
-    """Refuse an `out` that is something else than an earlier file of annotations, such as the images."""
-    require(out.suffix == ".npz" and not out.is_dir(), "out", out, "a file that ends in .npz")
-    if out.exists():
-        try:
-            annotations.load(out)
-        except InputError:
-            require(False, "out", f"'{out}', which holds something else", "a new file, or one that `annotate` wrote")
 
 
 def annotate_source(source: Source, config: AnnotateConfig, kept: Path | None = None) -> Annotations:

@@ -25,7 +25,7 @@ from imagegen.data.degrade import degraded_flags
 from imagegen.data.files import FileSource, file_source
 from imagegen.data.source import Source
 from imagegen.features import fingerprint, read_all
-from theory._checks import require
+from theory._checks import InputError, require
 from theory._files import write_whole
 from theory.data import read_arrays
 
@@ -83,6 +83,19 @@ def _about(file: Path, text: str) -> dict[str, Any]:
     require(isinstance(about, dict), "annotations", f"'{file}' whose 'about' is no JSON", WRITERS)
     found: dict[str, Any] = about
     return found
+
+
+def require_out(file: Path) -> None:
+    """Raise `InputError` for a file to write to that is something else than an earlier one of annotations, such as the
+    images, or does not end in .npz.
+    """
+    require(file.suffix == ".npz" and not file.is_dir(), "out", file, "a file that ends in .npz")
+    if file.exists():
+        try:
+            load(file)
+        except InputError:
+            allowed = "a new file, or one that `annotate` wrote, or `grade`"
+            require(False, "out", f"'{file}', which holds something else", allowed)
 
 
 def require_of(noted: Annotations, source: Source, file: str) -> None:

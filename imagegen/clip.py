@@ -12,8 +12,6 @@ the libraries: bytes, the shorter side resized to `size` by Pillow's bicubic fil
 (x/255 - mean)/std, with the numbers of the folder. Captions are cut to the model's length, their last token kept.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -23,9 +21,10 @@ from jaxtyping import Float, UInt8
 
 from imagegen.data.tokens import LENGTH, load_tokenizer
 from imagegen.inception import as_colour
-from imagegen.pretrained import load_model, require_installed
+from imagegen.pretrained import load_model, read_config, require_installed
 from sim.intervals import Interval, mean_interval
 from theory._checks import InputError, require
+from theory._files import sha256_of
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
@@ -68,7 +67,7 @@ class Clip:
     """
 
     def __init__(self, folder: Path) -> None:
-        config = _json(folder, ("config.json",))
+        config = read_config(folder / _first(folder, ("config.json",)))
         require(config.get("model_type") == "clip", f"'{folder}'", f"model_type {config.get('model_type')!r}", ALLOWED)
         weights = folder / _first(folder, WEIGHTS)
         self.preprocessing = read_preprocessing(folder)
@@ -83,7 +82,7 @@ class Clip:
         model = load_model(transformers.CLIPModel, folder)
         self._model: Any = model.to(self._device).float().eval()
         self.about: dict[str, Any] = {
-            "weights_sha256": _sha256(weights), "tokenizer_sha256": _sha256(folder / "tokenizer.json"),
+            "weights_sha256": sha256_of(weights), "tokenizer_sha256": sha256_of(folder / "tokenizer.json"),
             "preprocessing": {"filter": "Pillow bicubic, of bytes", **self.preprocessing._asdict()},
             "torch": str(torch.__version__), "transformers": transformers.__version__, "device": self._device,
         }  # fmt: skip
@@ -124,7 +123,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     a crop of its middle, and mean and deviation of the channels.
     """
     file = _first(folder, PREPROCESSING)
-    values = _json(folder, (file,))
+    values = read_config(folder / file)
     values = values.get("image_processor", values)
     without = [name for name in STEPS if not values.get(name, True)]
     require(not without, f"'{folder / file}'", f"{', '.join(without)} false", "of a CLIP model, with all steps")
@@ -199,19 +198,3 @@ def _first(folder: Path, names: Sequence[str]) -> str:
     found = next((name for name in names if (folder / name).is_file()), "")
     require(found != "", f"'{folder}'", f"no {' or '.join(names)}", ALLOWED)
     return found
-
-
-def _json(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    file = folder / _first(folder, names)
-    try:
-        values: Any = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"'{file}' must be JSON; got what cannot be read ({error}).") from None
-    require(isinstance(values, dict), f"'{file}'", f"JSON of a {type(values).__name__}", "a JSON object")
-    found: dict[str, Any] = values
-    return found
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

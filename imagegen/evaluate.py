@@ -261,10 +261,7 @@ def evaluate_run(folder: Path, samples: Path | None = None, *, features: Feature
     images, labels = read_samples(file)
     train, test = reference_images(config)
     judge = train_features(train, test) if features is None else features
-    made = file.with_name("samples.json")
     page = {
-        "data": config.data,
-        "made": json.loads(made.read_text(encoding="utf-8")) if made.is_file() else None,
         "protocol": {
             "neighbours": NEIGHBOURS,
             "manifold_k": MANIFOLD,
@@ -273,9 +270,16 @@ def evaluate_run(folder: Path, samples: Path | None = None, *, features: Feature
             "confidence": 0.95,
             "training_images": len(train),
         },
-        "versions": versions(),
         **evaluate_samples(images, labels, train, test, judge, seed),
     }
-    target = file.with_name("evaluation.json")
-    write_whole(target, json.dumps(plain(page), indent=1) + "\n")
+    return write_page(page, config, file, "evaluation.json")
+
+
+def write_page(page: dict[str, Any], config: Config, samples: Path, name: str) -> Path:
+    """Write the page, with the data, how the samples were made, and versions, beside the samples; return its path."""
+    made = samples.with_name("samples.json")
+    how = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else None
+    target = samples.with_name(name)
+    said = {"data": config.data, "made": how, "versions": versions(), **page}
+    write_whole(target, json.dumps(plain(said), indent=1) + "\n")
     return target

@@ -16,7 +16,6 @@ that permutation: the fifth that it trains everywhere is not the one with the hi
 """
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -36,7 +35,7 @@ from imagegen.data.latents import LatentSource
 from imagegen.data.source import read_batch
 from imagegen.sampling import to_bytes
 from theory._checks import InputError, make_folder, require
-from theory._files import locked, write_whole
+from theory._files import locked, sha256_of, write_whole
 
 COLUMNS = ("key", "score")
 PROMPTS = ("Good photo.", "Bad photo.")
@@ -55,18 +54,18 @@ def grade(
     """Annotate the training images of the folder `data` (as of `train`) by their scores; write the file `out`.
 
     Raises `InputError` for data that are not in a folder, a file of scores that is bad or lacks an image, a `bad_share`
-    outside (0, 1), a `sigma_min` that is not positive and finite, and an `out` that does not end in .npz.
+    outside (0, 1), a `sigma_min` that is not positive and finite, and an `out` as `annotations.require_out` does.
     """
     require(0 < bad_share < 1, "bad_share", bad_share, "in (0, 1)")
     require(0 < sigma_min < math.inf, "sigma_min", sigma_min, "positive and finite")
-    require(out.suffix == ".npz" and not out.is_dir(), "out", out, "a file that ends in .npz")
+    annotations.require_out(out)
     known = read_scores(scores)
     source = _in_a_folder(data, resolution)
     own = _scores_of(source, known, scores)
     about: dict[str, Any] = {
         "fingerprint": keys_fingerprint(source),
         "config": {"data": data, "bad_share": bad_share, "sigma_min": sigma_min,
-                   "scores": hashlib.sha256(scores.read_bytes()).hexdigest()},
+                   "scores": sha256_of(scores)},
     }  # fmt: skip
     bad = lowest(own, round(bad_share * own.size))
     noted = Annotations(bad, np.where(bad, sigma_min, 0.0), np.zeros(own.size), about)
@@ -88,7 +87,7 @@ def quality(data: str, clip: Embedder, out: Path, *, resolution: int = 0) -> int
     source = _in_a_folder(data, resolution)
     require(not isinstance(source, LatentSource), "data", f"'{data}', latents", "images")
     make_folder("out", out.parent)
-    with locked("out", out.with_suffix(".lock")):
+    with locked("out", out.with_suffix(".lock"), guarded=out):
         known = _begun(out, {"images": keys_fingerprint(source), "prompts": PROMPTS, **clip.about})
         _score(source, clip, out, known)
     return len(source)

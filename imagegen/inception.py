@@ -34,7 +34,7 @@ SIDE = 299
 """Pixels of the network's input, in height and width."""
 BATCH = 64
 """Images per compiled call."""
-POOL, SPATIAL, CLASSES = 2048, 7 * 17 * 17, 1008
+POOL, CLASSES = 2048, 1008
 """Numbers of features and classes."""
 EPSILON = 0.001
 """Added to the variance by every batch norm."""

@@ -33,7 +33,7 @@ from imagegen.data.splits import SPLITS
 from imagegen.data.tokens import caption_of
 from theory._checks import InputError, make_folder, require
 from theory._cores import cores
-from theory._files import locked, write_whole
+from theory._files import locked, sha256_of, write_whole
 
 PER_SHARD = 4096
 """Samples that a shard is made of."""
@@ -238,9 +238,7 @@ def _samples(source: FileSource, indices: range) -> Iterator[_Sample]:
 
 
 def _finish(shard: _Shard, partial: Path, headers: Sequence[Mapping[str, Any]]) -> None:
-    with partial.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
+    sha256, size = sha256_of(partial), partial.stat().st_size
     partial.replace(shard.file)
     bad = shard.source.skips.bad
     listing = {

@@ -149,8 +149,8 @@ def read_config(file: Path) -> dict[str, Any]:
     """The values of a model's config.json. Raises `InputError` for a file that holds no JSON object."""
     try:
         values: Any = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file} is not JSON: {error}") from error
-    require(isinstance(values, dict), str(file), f"JSON of a {type(values).__name__}", "a JSON object")
+    except ValueError as error:
+        raise InputError(f"'{file}' must be JSON; got what cannot be read ({error}).") from None
+    require(isinstance(values, dict), f"'{file}'", f"JSON of a {type(values).__name__}", "a JSON object")
     found: dict[str, Any] = values
     return found

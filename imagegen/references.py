@@ -9,7 +9,6 @@ Images are read batch by batch, and moments accumulated in float64; `write_refer
 """
 
 import contextlib
-import hashlib
 import json
 import zipfile
 import zlib
@@ -26,6 +25,7 @@ from imagegen.fidelity import Moments, Statistics
 from imagegen.inception import BATCH, SIDE, Outputs, as_colour
 from imagegen.sampling import to_bytes
 from theory._checks import InputError, require, require_finite
+from theory._files import sha256_of, written_whole
 
 RESIZE = f"TensorFlow 1 bilinear to {SIDE} x {SIDE}, of bytes"
 """How images come to the network's size."""
@@ -116,9 +116,7 @@ def read_reference(file: Path) -> Reference:
         pool, spatial = (_statistics(file, archive, part) for part in ("", "_s"))
         protocol = json.loads(str(archive["protocol"])) if "protocol" in names else None
     images = image_shape(file) if "arr_0" in names else None
-    with file.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Reference(file, sha256, pool, spatial, images, protocol)
+    return Reference(file, sha256_of(file), pool, spatial, images, protocol)
 
 
 def _statistics(file: Path, archive: Any, part: str) -> Statistics | None:
@@ -209,11 +207,9 @@ def _bytes(source: Source, indices: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
 
 def _save(file: Path, arrays: dict[str, np.ndarray]) -> None:
     """Whole or not at all."""
-    hidden = file.with_name(f"{file.name}.partial")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with hidden.open("wb") as stream:
+    with written_whole(file) as stream:
         np.savez(stream, allow_pickle=False, **arrays)
-    hidden.replace(file)
 
 
 class Extracted(NamedTuple):

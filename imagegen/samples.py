@@ -29,7 +29,7 @@ from imagegen.sampling import (
     walk,
 )  # fmt: skip
 from theory._checks import make_folder, require
-from theory._files import write_whole
+from theory._files import write_whole, written_whole
 
 SHOWN = 100
 """Images in the grid at most."""
@@ -157,18 +157,16 @@ def make_samples(
             key = jax.random.fold_in(sampling_key(seed), low)
             conds = asked.conds(np.arange(low, min(low + batch, number)))
             images = decode(generate(run.denoiser, run.statistics.shape, conds, key, how, batch))
-            with part.with_suffix(".partial").open("wb") as stream:
+            with written_whole(part) as stream:
                 np.save(stream, to_bytes(images))
-            part.with_suffix(".partial").replace(part)
         parts.append(np.load(part))
     made = np.concatenate(parts)
     if asked.captions:
         write_whole(target / "captions.txt", "".join(f"{' '.join(caption.split())}\n" for caption in asked.captions))
     save_grid(made[:SHOWN].astype(np.float32) / 127.5 - 1, target / "samples.png", columns=asked.columns)
     arrays: dict[str, Any] = {"arr_0": made}
-    with file.with_suffix(".partial").open("wb") as stream:
+    with written_whole(file) as stream:
         np.savez(stream, **arrays if asked.labels is None else {**arrays, "arr_1": asked.labels})
-    file.with_suffix(".partial").replace(file)
     shutil.rmtree(target / "parts", ignore_errors=True)
     return file
 

@@ -14,7 +14,6 @@ preprocessing, numbers, seed, and how the samples were made.
 
 import dataclasses
 import hashlib
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -33,17 +32,15 @@ from imagegen.data.builtin import is_folder, make_source
 from imagegen.data.latents import CONTENT as LATENTS
 from imagegen.data.records import MANIFEST, read_manifest
 from imagegen.data.source import ArraySource, Source, read_batch
-from imagegen.evaluate import NEIGHBOURS, checked_labels, good, halves, matched_counts, newest_samples, versions
+from imagegen.evaluate import NEIGHBOURS, checked_labels, good, halves, matched_counts, newest_samples, write_page
 from imagegen.features import class_gaussians
 from imagegen.figures import MANIFOLD, TOP, Facts, Figures, feature_figures
 from imagegen.inception import as_colour
 from imagegen.pretrained import AT_ONCE, Autoencoder
 from imagegen.references import image_batches, image_shape
 from imagegen.sampling import to_bytes
-from sim.experiments.base import plain
 from sim.neighbours import is_memorised, mean_distance_to_nearest
 from theory._checks import InputError, require
-from theory._files import write_whole
 
 LIMIT = 50_000
 """Training images at most."""
@@ -98,8 +95,8 @@ def evaluate_clip(folder: Path, samples: Path | None, weights: Path, seed: int =
             "training": len(known.labels), "training_sha256": known.sha256, "neighbours": NEIGHBOURS,
             "memorised_below": MEMORISED, "manifold_k": MANIFOLD, "top": TOP,
         }  # fmt: skip
-    page = {"scores": scores, "figures": figures, "left_out": left_out, "protocol": protocol}
-    return _write(page, config, file, "evaluation-clip.json", seed)
+    page = {"seed": seed, "scores": scores, "figures": figures, "left_out": left_out, "protocol": protocol}
+    return write_page(page, config, file, "evaluation-clip.json")
 
 
 def evaluate_codebook(folder: Path, samples: Path | None, weights: Path, seed: int = 0) -> Path:
@@ -125,8 +122,8 @@ def evaluate_codebook(folder: Path, samples: Path | None, weights: Path, seed: i
         "autoencoder_sha256": network.sha256, "codebook": network.codebook, "unit": "nats", "groups": GROUPS,
         "samples": taken, "held_out": taken, "held_out_sha256": digest.hexdigest(), "confidence": 0.95,
     }  # fmt: skip
-    page = {"figures": entropy_figures(made, real), "left_out": {}, "protocol": protocol}
-    return _write(page, config, file, "evaluation-codebook.json", seed)
+    page = {"seed": seed, "figures": entropy_figures(made, real), "left_out": {}, "protocol": protocol}
+    return write_page(page, config, file, "evaluation-codebook.json")
 
 
 def images_behind(config: Config) -> Config:
@@ -277,13 +274,3 @@ def _counted(
         latents, _ = network.encode((as_colour(images) / 127.5 - 1).astype(np.float32))
         add_codes(counts, network.codes(latents), groups[low : low + AT_ONCE])
     return counts
-
-
-def _write(page: dict[str, Any], config: Config, file: Path, name: str, seed: int) -> Path:
-    """The page with what all pages say, beside the samples."""
-    made = file.with_name("samples.json")
-    how = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else None
-    target = file.with_name(name)
-    said = {"data": config.data, "made": how, "seed": seed, "versions": versions(), **page}
-    write_whole(target, json.dumps(plain(said), indent=1) + "\n")
-    return target

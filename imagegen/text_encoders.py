@@ -24,6 +24,7 @@ from imagegen.data.embeddings import CaptionEncoder, Frozen, filled
 from imagegen.data.tokens import LENGTH
 from imagegen.pretrained import load_model, read_config, require_installed
 from theory._checks import InputError, require
+from theory._files import sha256_of
 
 KINDS = {"bert": "BertModel", "clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
 """Of models, by `model_type` in config.json."""
@@ -105,6 +106,5 @@ def load_same(folder: Path, frozen: Frozen) -> CaptionEncoder:
 def _sha256(files: Sequence[Path], vocabulary: dict[str, int]) -> str:
     total = hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode())
     for file in files:
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
+        total.update(bytes.fromhex(sha256_of(file)))
     return total.hexdigest()

@@ -13,7 +13,6 @@ names. A class table comes with DiT and CompVis's checkpoints; diffusers' U-Net 
 stays. Of a DiT that also predicts variances, the half of the last layer that predicts the image's noise is taken.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +35,7 @@ from imagegen.step import State as TrainingState
 from imagegen.step import Task
 from imagegen.weight_files import read_arrays
 from theory._checks import InputError, require
-from theory._files import write_whole
+from theory._files import sha256_of, write_whole
 
 __all__ = ["export_run", "note_start", "read_weights", "start_from", "started"]
 
@@ -119,8 +118,7 @@ def note_start(file: Path, noted: Path) -> str:
     Raises `InputError` for a missing file, and for one that has changed since `noted` was written.
     """
     require(file.is_file(), "start", f"'{file}', which is no file", "a file of weights")
-    with file.open("rb") as stream:
-        note = json.dumps({"start": str(file), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}) + "\n"
+    note = json.dumps({"start": str(file), "sha256": sha256_of(file)}) + "\n"
     same = not noted.exists() or json.loads(noted.read_text(encoding="utf-8")) == json.loads(note)
     require(same, "start", f"'{file}', changed since", "the same file as when the run began, or choose another --out")
     return note

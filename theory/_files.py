@@ -1,10 +1,12 @@
-"""Small files that must never be found half written, and folders that one process at a time may write to."""
+"""Files that must never be found half written, what a file is known by, and what one process at a time may write to."""
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from theory._checks import InputError
 
@@ -20,10 +22,30 @@ def write_whole(file: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def locked(argument: str, file: Path) -> Iterator[None]:
-    """Keep other processes from what is locked by `file` (which stays there, empty) until the end of the block, or of
-    the process, however it ends. Raises `InputError`, naming the argument, where another one holds the lock.
+def written_whole(file: Path) -> Iterator[BinaryIO]:
+    """A stream into a file too large for `write_whole`, which is there whole at the end of the block, or not at all.
+
+    What a killed process has written stays in FILE.partial, and the next one writes over it: one process at a time.
     """
+    partial = file.with_name(f"{file.name}.partial")
+    with partial.open("wb") as stream:
+        yield stream
+    partial.replace(file)
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(argument: str, file: Path, *, guarded: Path | None = None) -> Iterator[None]:
+    """Keep other processes from what is locked by `file` (which stays there, empty) until the end of the block, or of
+    the process, however it ends: its folder, or the file `guarded`. Raises `InputError`, naming the argument, where
+    another one holds the lock.
+    """
+    what, given = ("folder", file.parent) if guarded is None else ("file", guarded)
     import fcntl  # not on every system, so not at the top
 
     handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
@@ -32,7 +54,7 @@ def locked(argument: str, file: Path) -> Iterator[None]:
     except BlockingIOError:
         os.close(handle)
         raise InputError(
-            f"{argument} must be a folder that no other process is writing to; got {file.parent}, where one is "
+            f"{argument} must be a {what} that no other process is writing to; got {given}, where one is "
             "(wait for it, or end it)."
         ) from None
     except OSError:  # a disk that knows no locks

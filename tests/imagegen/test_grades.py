@@ -168,3 +168,16 @@ def test_images_without_a_score_and_data_that_are_no_folder_are_refused(folders,
         with pytest.raises(ValueError, match=name):
             grade(str(root / "out"), root / "scores.csv", tmp_path / "a.npz", **wrong)
     assert not list(tmp_path.glob("*.npz"))
+
+
+def test_grades_are_written_over_but_nothing_else_is(folders, tmp_path):
+    root, _ = folders
+    mine, grades = tmp_path / "mine.npz", tmp_path / "grades.npz"
+    np.savez(mine, images=np.zeros((2, 2)))
+    before = mine.read_bytes()
+    with pytest.raises(ValueError, match="out must be a new file"):
+        grade(str(root / "out"), root / "scores.csv", mine)
+    assert mine.read_bytes() == before
+    for share in (0.5, 0.25):
+        grade(str(root / "out"), root / "scores.csv", grades, bad_share=share)
+        assert annotations.load(grades).about["config"]["bad_share"] == share

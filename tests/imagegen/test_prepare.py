@@ -22,7 +22,7 @@ from imagegen.prepare import prepare
 from imagegen.run import read_lines
 from imagegen.training import train
 from tests.imagegen.disk import CLASSES, DAMAGED, read_shard, spoil, write_folder, write_shard, write_shards
-from theory._files import locked
+from theory._files import locked, written_whole
 
 SIDE = 16
 
@@ -243,6 +243,18 @@ def test_a_second_preparation_in_the_same_folder_is_refused_until_the_first_has_
     assert (out / module.LOCKED).exists()
     prepare(raw, out, resolution=SIDE, per_shard=16, bad_share=0.5)
     assert contents(out) == contents(prepared[0])
+
+
+def test_a_file_is_left_as_it_was_by_a_block_that_ends_early(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"before")
+    with pytest.raises(TypeError), written_whole(file) as stream:
+        stream.writelines([b"half", None])
+    assert file.read_bytes() == b"before"
+    with written_whole(file) as stream:
+        stream.write(b"after")
+    assert file.read_bytes() == b"after"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_lock_is_free_again_after_an_error(tmp_path):
