@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Key, PyTree
 
+from imagegen.networks._checks import require_dtype, require_image, require_sizes
 from imagegen.networks.layers import Dense, Law, NoiseEmbedding, attend, draw_parameters, normal, normalise, xavier
 from theory._checks import require
 
@@ -165,14 +166,12 @@ class DiT(eqx.Module):
         """Draw the parameters."""
         h, w, channels = shape
         out_channels = channels if out_channels is None else out_channels
-        sizes = (("shape", min(shape)), ("patch", patch), ("depth", depth), ("out_channels", out_channels))
-        for name, value in sizes:
-            require(value >= 1, name, value, "at least 1")
+        require_sizes(shape=min(shape), patch=patch, depth=depth, out_channels=out_channels)
         divides = h % patch == w % patch == 0
         require(divides, "shape", f"{h} x {w} pixels", f"of sides that are multiples of the patch, {patch}")
         require(heads >= 1 and width >= 4 and width % heads == 0, "width", width, f"a multiple of the {heads} heads")
         require(width % 4 == 0, "width", width, "a multiple of 4, for the positions")
-        require(dtype in (jnp.float32, jnp.bfloat16), "dtype", dtype, "float32 or bfloat16")
+        require_dtype(dtype)
         area = patch * patch
         drawn = draw_parameters(key, _zeros, _law, area * channels, area * out_channels, width, depth)
         self.patches, self.embedding, self.blocks = drawn.patches, drawn.embedding, drawn.blocks
@@ -189,7 +188,7 @@ class DiT(eqx.Module):
         self, x: Float[Array, "h w c"], label: Float[Array, ""], cond: Float[Array, " d_emb"]
     ) -> Float[Array, "h w out"]:
         """Output in the input's dtype. Raises `ValueError` for an image or a condition of another shape."""
-        require(x.shape == self.shape, "x", f"shape {x.shape}", f"of the network's shape, {self.shape}")
+        require_image(x, self.shape)
         require(cond.shape == (self.d_emb,), "cond", f"shape {cond.shape}", f"of the network's d_emb, ({self.d_emb},)")
         c = jax.nn.silu(self.embedding(label) + cond.astype(jnp.float32))
         return self.through(x, c, lambda h, block: block(h, c, self.heads, self.dtype), self.blocks)

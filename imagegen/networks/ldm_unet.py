@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Key
 
+from imagegen.networks._checks import require_dtype, require_image, require_levels, require_sizes
 from imagegen.networks.layers import Conv, Dense, Law, NoiseEmbedding, attend, draw_parameters, normalise
 from theory._checks import require
 
@@ -263,21 +264,15 @@ class LDMUNet(eqx.Module):
         remat: bool = False,
     ) -> None:
         """Draw the parameters."""
-        require(len(multipliers) >= 1, "multipliers", multipliers, "at least one, for the first level")
-        sizes = (("shape", min(shape)), ("multipliers", min(multipliers)), ("blocks", blocks), ("d_emb", d_emb))
-        for name, value in sizes:
-            require(value >= 1, name, value, "at least 1")
-        fits = (
-            channels >= 2 * GROUPS and channels % GROUPS == 0
-        )  # the norm of a single channel would remove W_e e + b_e
+        require_levels(shape, multipliers)
+        require_sizes(blocks=blocks, d_emb=d_emb)
+        # the norm of a single channel would remove W_e e + b_e
+        fits = channels >= 2 * GROUPS and channels % GROUPS == 0
         require(fits, "channels", channels, f"a multiple of {GROUPS}, at least {2 * GROUPS}")
         levels = len(multipliers)
         inside = all(0 <= level < levels for level in attention)
         require(inside, "attention", attention, f"levels, 0 to {levels - 1}")
-        divisor = 2 ** (levels - 1)
-        divides = shape[0] % divisor == shape[1] % divisor == 0
-        require(divides, "shape", f"{shape[0]} x {shape[1]} pixels", f"of sides that are multiples of {divisor}")
-        require(dtype in (jnp.float32, jnp.bfloat16), "dtype", dtype, "float32 or bfloat16")
+        require_dtype(dtype)
         self.shape, self.d_emb, self.dtype, self.remat = shape, d_emb, jnp.dtype(dtype), remat
         drawn = draw_parameters(key, _zeros, _law, shape[2], channels, multipliers, blocks, attention, d_emb)
         self.embedding, self.first, self.encoder = drawn.embedding, drawn.first, drawn.encoder
@@ -290,7 +285,7 @@ class LDMUNet(eqx.Module):
         """Output in the input's dtype; `cond` has shape (d_emb,) or (m, d_emb). Raises `ValueError` for an image or a
         condition of another shape.
         """
-        require(x.shape == self.shape, "x", f"shape {x.shape}", f"of the network's shape, {self.shape}")
+        require_image(x, self.shape)
         fits = cond.ndim in (1, 2) and cond.shape[-1] == self.d_emb
         allowed = f"of the network's d_emb, ({self.d_emb},), or a sequence of such"
         require(fits, "cond", f"shape {cond.shape}", allowed)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
 from imagegen._names import require_one_of
+from imagegen.networks._checks import require_dtype, require_sizes
 from imagegen.networks.layers import Dense, Law, attend, draw_parameters, normal, normalise
 from theory._checks import require
 
@@ -122,10 +123,9 @@ class TextEncoder(eqx.Module):
         remat: bool = False,
     ) -> None:
         """Draw the parameters."""
-        for name, value in (("vocabulary", vocabulary), ("length", length), ("depth", depth), ("heads", heads)):
-            require(value >= 1, name, value, "at least 1")
+        require_sizes(vocabulary=vocabulary, length=length, depth=depth, heads=heads)
         require(width >= heads and width % heads == 0, "width", width, f"a multiple of the {heads} heads")
-        require(dtype in (jnp.float32, jnp.bfloat16), "dtype", dtype, "float32 or bfloat16")
+        require_dtype(dtype)
         drawn = draw_parameters(key, _zeros, _law, vocabulary, length, width, depth)
         self.words, self.places, self.norm, self.layers = drawn.words, drawn.places, drawn.norm, drawn.layers
         self.heads, self.d_emb, self.dtype, self.remat = heads, width, jnp.dtype(dtype), remat

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Key
 
+from imagegen.networks._checks import require_image, require_sizes
 from imagegen.networks.dit import DiT
 from imagegen.networks.layers import Dense, Law, cross_attend, draw_parameters, normalise, xavier
 from theory._checks import require
@@ -82,7 +83,7 @@ class TextDiT(eqx.Module):
         remat: bool = False,
     ) -> None:
         """Draw the parameters."""
-        require(d_emb >= 1, "d_emb", d_emb, "at least 1")
+        require_sizes(d_emb=d_emb)
         key_dit, key_text = jax.random.split(key)
         self.dit = DiT(shape, patch=patch, width=width, depth=depth, heads=heads, key=key_dit, dtype=dtype, remat=remat)
         drawn = draw_parameters(key_text, _zeros, _law, width, d_emb, depth)
@@ -93,7 +94,7 @@ class TextDiT(eqx.Module):
     ) -> Float[Array, "h w c"]:
         """Output in the input's dtype. Raises `ValueError` for an image or tokens of another shape."""
         dit = self.dit
-        require(x.shape == dit.shape, "x", f"shape {x.shape}", f"of the network's shape, {dit.shape}")
+        require_image(x, dit.shape)
         fits = cond.ndim == 2 and cond.shape[1] == self.d_emb
         require(fits, "cond", f"shape {cond.shape}", f"m tokens of the network's d_emb, (m, {self.d_emb})")
         tokens = cond.astype(dit.dtype)

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Key
 
+from imagegen.networks._checks import require_dtype, require_image, require_levels, require_sizes
 from imagegen.networks.layers import Conv, Dense, Law, NoiseEmbedding, attend, draw_parameters, normalise, xavier
 from theory._checks import require
 
@@ -249,16 +250,11 @@ class UNet(eqx.Module):
         remat: bool = False,
     ) -> None:
         """Draw the parameters."""
-        require(len(multipliers) >= 1, "multipliers", multipliers, "at least one, for the first level")
-        sizes = (("shape", min(shape)), ("channels", channels), ("multipliers", min(multipliers)), ("blocks", blocks))
-        for name, value in sizes:
-            require(value >= 1, name, value, "at least 1")
+        require_levels(shape, multipliers)
+        require_sizes(channels=channels, blocks=blocks)
         levels = len(multipliers)
         require(0 <= attention < levels, "attention", attention, f"a level, 0 to {levels - 1}")
-        divisor = 2 ** (levels - 1)
-        divides = shape[0] % divisor == shape[1] % divisor == 0
-        require(divides, "shape", f"{shape[0]} x {shape[1]} pixels", f"of sides that are multiples of {divisor}")
-        require(dtype in (jnp.float32, jnp.bfloat16), "dtype", dtype, "float32 or bfloat16")
+        require_dtype(dtype)
         self.shape, self.d_emb, self.dtype = shape, channels, jnp.dtype(dtype)
         drawn = draw_parameters(
             key, _zeros, unet_law, shape[2], channels, multipliers, blocks, attention, self.dtype, remat
@@ -270,7 +266,7 @@ class UNet(eqx.Module):
         self, x: Float[Array, "h w c"], label: Float[Array, ""], cond: Float[Array, " d_emb"]
     ) -> Float[Array, "h w c"]:
         """Output in the input's dtype. Raises `ValueError` for an image or a condition of another shape."""
-        require(x.shape == self.shape, "x", f"shape {x.shape}", f"of the network's shape, {self.shape}")
+        require_image(x, self.shape)
         require(cond.shape == (self.d_emb,), "cond", f"shape {cond.shape}", f"of the network's d_emb, ({self.d_emb},)")
         kept, e = self.encoder(x, label, cond)
         h = kept[-1]
