@@ -5,8 +5,6 @@
 PYTHON is an interpreter with torch and diffusers (torch never enters this environment). Skipped without it.
 """
 
-import os
-import subprocess
 from pathlib import Path
 
 import equinox as eqx
@@ -18,6 +16,7 @@ import pytest
 from imagegen.model import Model
 from imagegen.networks.registry import make_network
 from imagegen.weights import start_from
+from tests.imagegen.references import run_reference
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "diffusers_reference.py"
 TOLERANCE = 1e-4
@@ -30,10 +29,7 @@ def test_saved_weights_give_the_same_output(kind, request, tmp_path):
     python = request.config.getoption("--reference-python")
     if python is None:
         pytest.skip("needs --reference-python PYTHON (with torch and diffusers)")
-    command = [python, SCRIPT, "--model", kind, "--output", tmp_path]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr
+    run_reference(python, SCRIPT, "--model", kind, "--output", tmp_path)
     with np.load(tmp_path / "values.npz") as held:
         values = dict(held)
     network = make_network(NETWORKS[kind], (8, 8, 1), key=jax.random.key(0))

@@ -6,8 +6,6 @@ DIR is a checkout of that repository, PYTHON an interpreter with torch, torchvis
 environment). Skipped without them. The largest, XL/2, is slow: add `-m 'slow or not slow'`.
 """
 
-import os
-import subprocess
 from pathlib import Path
 
 import equinox as eqx
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 
 from imagegen.networks.dit_weights import from_reference, to_reference
+from tests.imagegen.references import run_reference
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "dit_reference.py"
 TOLERANCE = 1e-4
@@ -41,10 +40,7 @@ def test_the_same_weights_give_the_same_output(model, reference, tmp_path):
     """
     folder, python = reference
     file = tmp_path / "reference.npz"
-    command = [python, SCRIPT, "--reference", folder.resolve(), "--model", model, "--output", file]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr
+    run_reference(python, SCRIPT, "--reference", folder.resolve(), "--model", model, "--output", file)
     with np.load(file) as held:
         state = {name.removeprefix("state/"): held[name] for name in held.files if name.startswith("state/")}
         x, t, y, expected = (held[name] for name in ("x", "t", "y", "output"))

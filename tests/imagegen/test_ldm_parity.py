@@ -6,8 +6,6 @@ DIR is a checkout of that repository, PYTHON an interpreter with torch and einop
 Skipped without them. The size of the papers is slow: add `-m 'slow or not slow'`.
 """
 
-import os
-import subprocess
 from pathlib import Path
 
 import equinox as eqx
@@ -19,6 +17,7 @@ import pytest
 from imagegen.networks.ldm_weights import from_reference, of_checkpoint, to_reference
 from imagegen.networks.registry import make_network, parameter_count
 from imagegen.weight_files import read_state_dict
+from tests.imagegen.references import run_reference
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ldm_reference.py"
 TOLERANCE = 1e-4
@@ -43,10 +42,8 @@ def test_the_same_weights_give_the_same_output(model, reference, tmp_path):
     Outputs have standard deviation 0.2 and are up to 1; measured differences are 1e-6.
     """
     folder, python = reference
-    command = [python, SCRIPT, "--reference", folder.resolve(), "--model", model, "--output", tmp_path]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
-    assert done.returncode == 0, done.stderr
+    arguments = ("--reference", folder.resolve(), "--model", model, "--output", tmp_path)
+    run_reference(python, SCRIPT, *arguments, seconds=900)
     state, table = of_checkpoint(read_state_dict(tmp_path / "weights.ckpt"))
     (tmp_path / "weights.ckpt").unlink()
     name, shape = SIZES[model]

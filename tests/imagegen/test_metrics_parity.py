@@ -6,8 +6,6 @@ PYTHON is an interpreter with torch, torchvision and torch-fidelity (torch never
 without it.
 """
 
-import os
-import subprocess
 from pathlib import Path
 
 import equinox as eqx
@@ -18,6 +16,7 @@ import pytest
 from imagegen.fidelity import Moments, frechet, inception_score, kernel_distance, shuffled
 from imagegen.inception import load_inception, resize
 from sim.neighbours import precision_recall
+from tests.imagegen.references import run_reference
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "metrics_reference.py"
 TOLERANCE = 1e-4
@@ -32,11 +31,7 @@ def reference(request, tmp_path_factory):
     if python is None:
         pytest.skip("needs --metrics-python PYTHON, one with torch and torch-fidelity")
     folder = tmp_path_factory.mktemp("metrics")
-    command = [python, SCRIPT, "--weights", folder / "weights.pth", "--output", folder / "reference.npz"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
+    run_reference(python, SCRIPT, "--weights", folder / "weights.pth", "--output", folder / "reference.npz")
     with np.load(folder / "reference.npz") as held:
         return {name: held[name] for name in held.files}, folder
 

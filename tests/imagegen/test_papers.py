@@ -90,7 +90,7 @@ def test_runs_are_trained_sampled_and_scored_once(tmp_path, monkeypatch, small_n
     assert main(command) == 0
     told = capsys.readouterr().out
     assert re.search(r"cep-u-1 +debiased W2² per class \d.*reported: FID 5.51", told)
-    folder = tmp_path / "papers/slight-corruption/dit-xl-2-imagenet"
+    folder = tmp_path / "rehearsal/papers/slight-corruption/dit-xl-2-imagenet"
     page = json.loads((folder / "cep-u-1.json").read_text())
     assert page["config"]["condition"] == "cep-u"
     before = (folder / "cep-u-1.json").stat().st_mtime_ns

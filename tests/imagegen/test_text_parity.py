@@ -5,8 +5,6 @@
 PYTHON is an interpreter with torch, safetensors and transformers (which never enter this environment). Skipped without.
 """
 
-import os
-import subprocess
 from pathlib import Path
 
 import equinox as eqx
@@ -16,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from imagegen.networks.bert_weights import from_bert
+from tests.imagegen.references import run_reference
 
 SCRIPT = Path(__file__).with_name("bert_reference.py")
 TOLERANCE = 1e-4
@@ -26,9 +25,7 @@ def test_the_same_weights_give_the_same_embeddings(request, tmp_path):
     python = request.config.getoption("--text-python")
     if python is None:
         pytest.skip("needs --text-python PYTHON, with torch, safetensors and transformers")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([python, SCRIPT, tmp_path], capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr
+    run_reference(python, SCRIPT, tmp_path)
     encoder = from_bert(load_file(tmp_path / "model.safetensors"), heads=4)
     with np.load(tmp_path / "outputs.npz") as held:
         tokens, expected = held["tokens"], held["outputs"]
