@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -30,7 +31,7 @@ from imagegen.networks.registry import forward_flops
 from imagegen.run import average_denoiser
 from imagegen.sampling import SamplerConfig, generate
 from imagegen.statistics import Statistics
-from imagegen.step import Batch, batch_sharding, make_mesh, make_step, make_task, state_shardings
+from imagegen.step import Batch, State, Task, batch_sharding, make_mesh, make_step, make_task, state_shardings
 
 CLASSES = 1000
 SAMPLER = SamplerConfig(sampler="ddim", steps=50, guidance=0.5)
@@ -67,81 +68,94 @@ def batch_of(config: Config) -> Batch:
 
 
 class Running:
-    """A compiled step with its state and batch."""
+    """A compiled step of a task with its batch. All variants step the same state: one fits where four would not."""
 
-    def __init__(self, config: Config) -> None:
-        mesh, shape = make_mesh(config, jax.devices()), shape_of(config.network)
-        task, state = make_task(config, statistics(shape))
-        self.task = task
-        self.state = jax.device_put(state, state_shardings(mesh, state))
+    def __init__(self, config: Config, task: Task, state: State) -> None:
+        mesh = make_mesh(config, jax.devices())
+        self.task, self.images = task, config.batch
         self.batch = jax.device_put(batch_of(config), batch_sharding(mesh))
         began = time.perf_counter()
         step = make_step(task, mesh, state)
-        compiled = step.func.lower(*step.args, self.state, self.batch).compile()
+        compiled = step.func.lower(*step.args, state, self.batch).compile()
         self.compile_seconds = time.perf_counter() - began
         self.temporary = compiled.memory_analysis().temp_size_in_bytes
         self.step = functools.partial(compiled, *step.args)
-        self.flops = 3 * forward_flops(self.state.parameters.network, shape) * config.batch
-        self.run(1)
+        self.flops = 3 * forward_flops(state.parameters.network, shape_of(config.network)) * config.batch
 
-    def run(self, count: int) -> float:
-        """Seconds per step over `count` steps."""
+    def run(self, state: State, count: int) -> tuple[State, float]:
+        """The state after `count` steps, and seconds per step."""
         began = time.perf_counter()
         for _ in range(count):
-            self.state, metrics = self.step(self.state, self.batch)
+            state, metrics = self.step(state, self.batch)
         jax.block_until_ready(metrics)
-        return (time.perf_counter() - began) / count
+        return state, (time.perf_counter() - began) / count
 
 
-def sampling_row(network: str, running: Running, given: argparse.Namespace) -> str:
+def started(base: Config) -> tuple[dict[str, Running], State]:
+    """All variants, each a step on."""
+    runs, state = {}, None
+    for name, changes in VARIANTS.items():
+        config = dataclasses.replace(base, **changes)
+        task, first = make_task(config, statistics(shape_of(config.network)))
+        if state is None:
+            state = jax.device_put(first, state_shardings(make_mesh(config, jax.devices()), first))
+        del first
+        runs[name] = Running(config, task, state)
+        state, _ = runs[name].run(state, 1)
+    return runs, state
+
+
+def sampling_row(network: str, running: Running, state: State, times: int) -> str:
     """Images/s of samples, from the weights that training began with; the first call compiles."""
-    conds, shape = np.arange(given.batch, dtype=np.int32) % CLASSES, shape_of(network)
-    denoiser = average_denoiser(running.task, running.state)
+    conds, shape = np.arange(running.images, dtype=np.int32) % CLASSES, shape_of(network)
+    denoiser = average_denoiser(running.task, state)
     began, seconds = time.perf_counter(), []
-    for _ in range(1 + given.sampled):
-        generate(denoiser, shape, conds, jax.random.key(0), SAMPLER, given.batch)
+    for _ in range(1 + times):
+        generate(denoiser, shape, conds, jax.random.key(0), SAMPLER, running.images)
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
-    rate = given.batch / np.median(seconds[1:])
-    tflops = 2 * SAMPLER.steps * running.flops / 3 / given.batch * rate / 1e12
-    return f"| {network} | {SAMPLER.steps} steps, guidance | {rate:.3f} | {tflops:.3f} | | {seconds[0]:.1f} | |"
+    rate = running.images / np.median(seconds[1:])
+    tflops = 2 * SAMPLER.steps * running.flops / 3 / running.images * rate / 1e12
+    what = f"samples, {SAMPLER.steps} steps, guidance"
+    return f"| {network} | {running.images} | {what} | {rate:.3f} | {tflops:.3f} | | {seconds[0]:.1f} | |"
 
 
-def measure(network: str, given: argparse.Namespace) -> list[str]:
-    base = Config(network=network, batch=given.batch, compute=given.compute, remat=given.remat, cosine=False, warmup=1)
-    runs = {name: Running(dataclasses.replace(base, **changes)) for name, changes in VARIANTS.items()}
+def measure(network: str, batch: int, given: argparse.Namespace) -> list[str]:
+    base = Config(network=network, batch=batch, compute=given.compute, remat=given.remat, cosine=False, warmup=1)
+    runs, state = started(base)
     seconds = {name: [] for name in runs}
     for _ in range(given.rounds):
         for name, run in runs.items():
-            seconds[name].append(run.run(given.steps))
+            state, each = run.run(state, given.steps)
+            seconds[name].append(each)
     plain = np.array(seconds["plain"])
     lines = []
     for name, run in runs.items():
         own = np.array(seconds[name])
         cost = "" if name == "plain" else f"{np.median(own / plain) - 1:+.1%}"
-        rate = given.batch / np.median(own)
+        rate = batch / np.median(own)
         tflops = run.flops / np.median(own) / 1e12
-        lines.append(f"| {network} | {name} | {rate:.2f} | {tflops:.3f} | {cost} | {run.compile_seconds:.1f} | "
-                     f"{run.temporary / 2**30:.2f} |")  # fmt: skip
-    return [*lines, sampling_row(network, runs["plain"], given)] if given.sampled else lines
+        compiled = f"{run.compile_seconds:.1f} | {run.temporary / 2**30:.2f}"
+        lines.append(f"| {network} | {batch} | {name} | {rate:.2f} | {tflops:.3f} | {cost} | {compiled} |")
+    return [*lines, sampling_row(network, runs["plain"], state, given.sampled)] if given.sampled else lines
 
 
-def reference(network: str, own: str, given: argparse.Namespace) -> str:
+def reference(network: str, batch: int, own: str, given: argparse.Namespace) -> str:
     """facebookresearch/DiT's step in its own Python, alone on the machine; `own` is our plain row."""
     script = Path(__file__).with_name("dit_reference_step.py")
-    options = [network, str(given.batch), str(given.steps * given.rounds), given.compute]
+    options = [network, str(batch), str(given.steps * given.rounds), given.compute]
     done = subprocess.run([given.reference_python, str(script), str(given.reference), *options],
                           capture_output=True, text=True, check=True)  # fmt: skip
     found = json.loads(done.stdout.splitlines()[-1])
-    rate, ours = given.batch / found["seconds"], float(own.split("|")[3])
-    return (f"| {network} | facebookresearch/DiT, torch {found['torch']}, {found['mode']} | {rate:.2f} | | "
+    rate, ours = batch / found["seconds"], float(own.split("|")[4])
+    return (f"| {network} | {batch} | facebookresearch/DiT, torch {found['torch']}, {found['mode']} | {rate:.2f} | | "
             f"ours is {ours / rate:.2f} of it | {found['compile_seconds']:.1f} | |")  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["dit-s/2"])
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, nargs="+", default=[8], help="of all networks, or one for each")
     parser.add_argument("--compute", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--steps", type=int, default=1, help="in a row, of each variant in a round")
@@ -151,20 +165,23 @@ def main() -> None:
     parser.add_argument("--reference-python")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    rows = [line for network in given.networks for line in measure(network, given)]
+    if len(given.batch) not in (1, len(given.networks)):
+        parser.error(f"--batch must be one number, or one for each of {len(given.networks)} networks")
+    batches = dict(zip(given.networks, itertools.cycle(given.batch), strict=False))
+    rows = [line for network, batch in batches.items() for line in measure(network, batch, given)]
     if given.reference:
         plain = {row.split("|")[1].strip(): row for row in reversed(rows) if "| plain |" in row}
-        rows += [reference(network, plain[network], given) for network in given.networks if network.startswith("dit")]
+        rows += [reference(name, batches[name], plain[name], given) for name in batches if name.startswith("dit")]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "equinox", "optax"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     device = f"{jax.devices()[0].device_kind} x {jax.device_count()}"
     text = "\n".join([
         "# Training steps", "",
         f"{device}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}. "
-        f"Batch {given.batch}, {given.compute}, remat {given.remat}; median of {given.rounds} rounds of {given.steps} "
-        f"steps. Peak memory of the process {peak:.1f} GiB.", "",
-        "| network | variant | images/s | TFLOP/s | over plain | compile, s | temporaries, GiB |",
-        "|---|---|---|---|---|---|---|",
+        f"{given.compute}, remat {given.remat}; median of {given.rounds} rounds of {given.steps} steps. "
+        f"Peak memory of the process {peak:.1f} GiB.", "",
+        "| network | batch | variant | images/s | TFLOP/s | over plain | compile, s | temporaries, GiB |",
+        "|---|---|---|---|---|---|---|---|",
         *rows, "",
     ])  # fmt: skip
     print(text)
