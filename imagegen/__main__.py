@@ -9,11 +9,13 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from imagegen import papers
 from imagegen._names import require_one_of
 from imagegen.annotate import AnnotateConfig
 from imagegen.config import Config, check
@@ -25,22 +27,29 @@ from theory._checks import InputError, require
 from theory._commands import exit_code
 
 RUNS = Path("runs")
+SEEDS = 5
 
 
 def presets() -> int:
-    """List the presets: command, time, score to expect."""
+    """List the presets: command, time, score to expect; and the papers' runs, which are presets too."""
     for preset in PRESETS.values():
         print(f"{preset.command:40} {preset.time}; {preset.score}")
+    for table, make in papers.PAPERS.items():
+        runs = [run.name for run in make()]
+        print(f"python -m imagegen train {table}/RUN   RUN: {', '.join(runs)}")
+    print("Hours, disk, data and scores of the papers' runs: python -m imagegen sweep papers --dry-run")
     return 0
 
 
 def _train(given: Sequence[str]) -> int:
-    """`train PRESET [--out FOLDER] [--FIELD VALUE ...]`: the preset's fields are the defaults of the options."""
+    """`train PRESET [--out FOLDER] [--FIELD VALUE ...]`: the preset's fields are the defaults of the options.
+
+    The papers' runs are presets by the names TABLE/RUN.
+    """
     name, *rest = given or ["--help"]
     if name.startswith("-"):
         name, rest = next(iter(PRESETS)), ["--help"]
-    require_one_of("preset", name, PRESETS)
-    usual = PRESETS[name].config
+    usual = _usual(name)
 
     def command(
         config: Annotated[Config, tyro.conf.arg(name="")] = usual,
@@ -56,6 +65,7 @@ def _train(given: Sequence[str]) -> int:
         """
         from imagegen.training import train
 
+        papers.require_made(config)
         check(config)
         start_hosts(launch)
         train(config, out)
@@ -65,6 +75,14 @@ def _train(given: Sequence[str]) -> int:
         return 0
 
     return tyro.cli(command, prog=f"python -m imagegen train {name}", args=rest)
+
+
+def _usual(name: str) -> Config:
+    """The config of a preset, or of one of the papers' runs."""
+    if name.split("/")[0] == "papers":
+        return papers.run_named(name).config
+    require_one_of("preset", name, PRESETS, other=", or papers/TABLE/RUN")
+    return PRESETS[name].config
 
 
 def annotate(
@@ -310,10 +328,13 @@ def sweep(
     name: tyro.conf.Positional[str],
     *,
     out: Path | None = None,
-    seeds: int = 5,
+    seeds: int = SEEDS,
     share: tuple[int, int] = (0, 1),
     dry_run: bool = False,
     rehearse: bool = False,
+    fsdp: int = 1,
+    accumulate: int = 1,
+    remat: bool = False,
     decoder: Path | None = None,
     weights: Path | None = None,
     reference: Path | None = None,
@@ -321,30 +342,35 @@ def sweep(
     """Run what is missing of a sweep (`imagegen.sweeps.SWEEPS`), a result file per run; print and draw what it found.
 
     Or the papers' runs at full size (`imagegen.papers.PAPERS`): papers/slight-corruption, papers/shortest-path,
-    papers/ambient-omni, or one of their tables.
+    papers/ambient-omni, one of their tables, or one run of a table, papers/.../RUN.
 
     Args:
         name: digits-conditions, digits-paths, digits-ambient, or papers/...
         out: Folder of the results; by default results/NAME.
         seeds: Repeats (not of the papers' runs).
-        share: K N: every N-th of the runs from number K on, for N processes at once (not of the papers' runs).
+        share: K N: every N-th of the runs from number K on, for N processes at once.
         dry_run: Print what would run and start nothing; of papers' runs hours, disk and missing data too.
         rehearse: Papers' runs at a thousandth of the steps, small networks, generated shapes.
+        fsdp: Papers' runs: as for `train`.
+        accumulate: Papers' runs: as for `train`.
+        remat: Papers' runs: as for `train`, of all runs.
         decoder: Papers' runs: the folder of the autoencoder, for latents.
         weights: Papers' runs: Inception's, to score them by FID.
         reference: Papers' runs: the .npz file of `reference`, or ADM's.
     """
-    folder = out if out is not None else Path("results") / name
     if name.split("/")[0] == "papers":
-        return _papers(
-            name, folder, dry_run, rehearse, {"decoder": decoder, "weights": weights, "reference": reference}
-        )
-    only = (rehearse, decoder, weights, reference)
-    allowed = "left out but for papers/..."
-    require(only == (False, None, None, None), "rehearse, decoder, weights, reference", only, allowed)
+        require(seeds == SEEDS, "seeds", seeds, "left out for papers/...: a run each")
+        require(not (dry_run and rehearse), "dry_run, rehearse", "both", "one of them")
+        fits = {"fsdp": fsdp, "accumulate": accumulate} | ({"remat": True} if remat else {})
+        files = {"decoder": decoder, "weights": weights, "reference": reference}
+        return _papers(name, out or Path("results"), share, dry_run, rehearse, fits, files)
+    only = (rehearse, fsdp, accumulate, remat, decoder, weights, reference)
+    names, allowed = "rehearse, fsdp, accumulate, remat, decoder, weights, reference", "left out but for papers/..."
+    require(only == (False, 1, 1, False, None, None, None), names, only, allowed)
     from imagegen.sweep import missing, results, run_sweep
     from imagegen.sweep_answer import write_answer
 
+    folder = out or Path("results") / name
     if not dry_run:
         run_sweep(name, folder, seeds=seeds, share=share)
         print(write_answer(name, list(results(name, folder, seeds=seeds)), folder))
@@ -354,11 +380,23 @@ def sweep(
     return 0
 
 
-def _papers(name: str, folder: Path, dry_run: bool, rehearse: bool, files: dict[str, Path | None]) -> int:
-    from imagegen.paper_runs import REHEARSED, answer, plan, run_papers, tables_of
+def _papers(
+    name: str,
+    folder: Path,
+    share: tuple[int, int],
+    dry_run: bool,
+    rehearse: bool,
+    fits: dict[str, Any],
+    files: dict[str, Path | None],
+) -> int:
+    """`fits` are fields of all runs that say how they fit on the devices at hand."""
+    from imagegen.paper_runs import REHEARSED, answer, plan, run_papers, shared, tables_of
     from imagegen.papers import SAMPLES, rehearsal
 
-    tables = tables_of(name)
+    tables = {
+        table: [run._replace(config=replace(run.config, **fits)) for run in runs]
+        for table, runs in shared(tables_of(name), share).items()
+    }
     if not rehearse:
         print(plan(tables))
     if dry_run:

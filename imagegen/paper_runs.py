@@ -26,7 +26,7 @@ from imagegen.evaluate import evaluate_run
 from imagegen.inception import load_inception
 from imagegen.model import make_model, model_flops
 from imagegen.networks.registry import parameter_count
-from imagegen.papers import DATA, PAPERS, SAMPLES, Data, PaperRun, named
+from imagegen.papers import DATA, PAPERS, SAMPLES, SOURCES, Data, PaperRun, named, run_named
 from imagegen.pretrained import Autoencoder
 from imagegen.references import read_reference, require_comparable
 from imagegen.samples import make_samples
@@ -46,12 +46,24 @@ Tables = Mapping[str, Sequence[PaperRun]]
 
 
 def tables_of(name: str) -> dict[str, list[PaperRun]]:
-    """The tables of that name, or that begin with it. Raises `InputError` for another name, suggesting the nearest."""
+    """The runs of a table, of the tables that begin so, or the one run TABLE/RUN, by table.
+
+    Raises `InputError` for another name, suggesting the nearest.
+    """
     found = named(name)
-    prefixes = {table.rsplit("/", 1)[0] for table in PAPERS}
     if not found:
-        require_one_of("sweep", name, sorted([*PAPERS, *prefixes]))
+        if name.rpartition("/")[0] in PAPERS:
+            run_named(name)
+        require_one_of("sweep", name, [*SOURCES, *PAPERS], other=", or a run of a table")
     return found
+
+
+def shared(tables: Tables, share: tuple[int, int]) -> dict[str, list[PaperRun]]:
+    """Every n-th of all runs from number k on, share = (k, n). Raises `InputError` but for 0 <= k < n."""
+    k, n = share
+    require(0 <= k < n, "share", share, "K N with 0 <= K < N")
+    pairs = [(table, run) for table, runs in tables.items() for run in runs][k::n]
+    return {table: [run for where, run in pairs if where == table] for table in dict(pairs)}
 
 
 @functools.cache
@@ -87,20 +99,29 @@ def plan(tables: Tables) -> str:
     """What the tables will train and what that takes, and what data are missing."""
     lines, sums = [], dict.fromkeys(("hours", "checkpoints", "samples"), 0.0)
     for table, runs in tables.items():
-        lines += [f"{table}: {len(runs)} runs", f"  {'run':22} {'images':>8} {'hours':>7} {'GB':>6}  reported"]
+        lines += [
+            f"{table}: {len(runs)} runs, from {source_of(table)}; each by itself: python -m imagegen train {table}/RUN",
+            f"  {'run':22} {'images':>8} {'hours':>7} {'days':>5} {'GB':>6}  reported",
+        ]
         for run in runs:
             own = cost(run)
             sums = {name: total + own[name] for name, total in sums.items()}
-            size = (own["checkpoints"] + own["samples"]) / 1e9
-            lines.append(
-                f"  {run.name:22} {own['images'] / 1e6:6.0f} M {own['hours']:7.0f} {size:6.1f}  {run.reported}".rstrip()
-            )
+            size, days = (own["checkpoints"] + own["samples"]) / 1e9, own["hours"] / 24
+            spent = f"{own['images'] / 1e6:6.0f} M {own['hours']:7.0f} {days:5.0f} {size:6.1f}"
+            lines.append(f"  {run.name:22} {spent}  {run.reported}".rstrip())
     count, disk = sum(len(runs) for runs in tables.values()), (sums["checkpoints"] + sums["samples"]) / 1e12
     lines.append(
-        f"In all {count} runs, {sums['hours']:,.0f} hours of one H200 at half of its matrix rate, {disk:.2f} TB for "
-        f"checkpoints and {SAMPLES:,} samples a run. Nothing was measured."
+        f"In all {count} runs, {sums['hours']:,.0f} hours ({sums['hours'] / 24:,.0f} days) of one H200 at half of its "
+        f"matrix rate, {disk:.2f} TB for checkpoints and {SAMPLES:,} samples a run. Nothing was measured."
     )
+    sizes = {run.config.data: DATA[run.config.data].bytes for runs in tables.values() for run in runs}
+    lines += [f"data: {name}, at most {size / 1e9:,.0f} GB on disk" for name, size in sizes.items()]
     return "\n".join([*lines, *_missing(tables)])
+
+
+def source_of(table: str) -> str:
+    """The paper that a table is from."""
+    return next(source for name, source in SOURCES.items() if table.startswith(f"{name}/"))
 
 
 def _needed(tables: Tables) -> dict[str, str]:
@@ -156,6 +177,7 @@ def run_papers(
                 _require_same(file, run, samples)
             else:
                 page = _scored(run, folder / table / run.name, samples, decoder, weights, reference)
+                page = {"source": source_of(table), **page}
                 write_whole(file, json.dumps(page, indent=1) + "\n")
             files.append(file)
     return files

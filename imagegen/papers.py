@@ -6,11 +6,15 @@ setting). What they leave open (weight decay, warm-up, clipping) is as in `Confi
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from imagegen._names import require_one_of
 from imagegen.config import Config
 from imagegen.sampling import SamplerConfig
+from theory._checks import require
 
 ETAS = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2)
 """SC's corruption ratios."""
@@ -21,12 +25,23 @@ SAMPLES = 50_000
 
 
 class Data(NamedTuple):
-    """Data that a run needs: shape (h, w, c) of what the network sees, classes, side of the images, how it is made."""
+    """Data that a run needs: shape (h, w, c) of what the network sees, classes, side of the images, how many there are
+    with those held out, and the command that makes it.
+    """
 
     shape: tuple[int, int, int]
     classes: int
     side: int
+    images: int
     made: str
+
+    @property
+    def bytes(self) -> int:
+        """What it takes on disk at most: of latents mean and deviation of both orientations, in float16; of images the
+        pixels, which PNG makes fewer.
+        """
+        numbers = math.prod(self.shape)
+        return self.images * (8 * numbers if self.shape[0] != self.side else numbers)
 
 
 class PaperRun(NamedTuple):
@@ -38,21 +53,27 @@ class PaperRun(NamedTuple):
     reported: str
 
 
-_LATENTS = "python -m imagegen prepare {0} --resolution 256 --latents {1} --out data/{2}"
-_PIXELS = "python -m imagegen prepare {0} --resolution {1} --out data/{2}"
-DATA: dict[str, Data] = {
-    "data/imagenet-256-vq-f4": Data((64, 64, 3), 1000, 256, _LATENTS.format("IMAGENET", "VQ-F4", "imagenet-256-vq-f4")),
-    "data/imagenet-256-kl-f8": Data((32, 32, 4), 1000, 256, _LATENTS.format("IMAGENET", "KL-F8", "imagenet-256-kl-f8")),
-    "data/cc3m-256-vq-f4": Data((64, 64, 3), 1, 256, _LATENTS.format("CC3M", "VQ-F4", "cc3m-256-vq-f4")),
-    "data/imagenet-512-kl-f8": Data(
-        (64, 64, 4),
-        1000,
-        512,
-        "python -m imagegen prepare IMAGENET --resolution 512 --latents KL-F8 --out data/imagenet-512-kl-f8",
-    ),
-    "data/imagenet-64": Data((64, 64, 3), 1000, 64, _PIXELS.format("IMAGENET", 64, "imagenet-64")),
-    "data/cifar10": Data((32, 32, 3), 10, 32, _PIXELS.format("CIFAR10", 32, "cifar10")),
-}
+def _prepared(
+    raw: str, images: int, classes: int, side: int, shape: tuple[int, int, int], autoencoder: str = ""
+) -> tuple[str, Data]:
+    name = f"data/{raw.lower()}-{side}" + (f"-{autoencoder.lower()}" if autoencoder else "")
+    latents = f" --latents {autoencoder}" if autoencoder else ""
+    made = f"python -m imagegen prepare {raw} --resolution {side}{latents} --out {name}"
+    return name, Data(shape, classes, side, images, made)
+
+
+_IMAGENET, _CC3M, _CIFAR10 = ("IMAGENET", 1_331_167, 1000), ("CC3M", 3_334_173, 1), ("CIFAR10", 60_000, 10)
+"""Folder, images with those held out, classes."""
+DATA: dict[str, Data] = dict(
+    [
+        _prepared(*_IMAGENET, 256, (64, 64, 3), "VQ-F4"),
+        _prepared(*_IMAGENET, 256, (32, 32, 4), "KL-F8"),
+        _prepared(*_CC3M, 256, (64, 64, 3), "VQ-F4"),
+        _prepared(*_IMAGENET, 512, (64, 64, 4), "KL-F8"),
+        _prepared(*_IMAGENET, 64, (64, 64, 3)),
+        _prepared(*_CIFAR10, 32, (32, 32, 3)),
+    ]
+)
 """By the name in `Config.data`."""
 
 _LONG: dict[str, Any] = {
@@ -71,21 +92,22 @@ LDM_CC3M = dataclasses.replace(
     LDM_IMAGENET, data="data/cc3m-256-vq-f4", text="train", text_encoder="text-base", steps=396_000, flip=False
 )
 """SC: trainable BERT-base, 396K steps, 7.5 days on 8 A100."""
-CIFAR_SPD = Config(**_LONG, data="data/cifar10", network="unet-cifar", batch=256, steps=500_000, null_rate=0.0)
+CIFAR_SPD = Config(**_LONG, data="data/cifar10-32", network="unet-cifar", batch=256, steps=500_000, null_rate=0.0)
 """SPD: batch 256, learning rate 1e-4, average 0.9999, 4000 steps of sampling. How long it trained is not published:
 500K steps is ours, as is the network (EDM's U-Net in place of ADM's)."""
 IMAGENET_SPD = dataclasses.replace(CIFAR_SPD, data="data/imagenet-64")
 """SPD, class-conditional."""
 CIFAR_AO = Config(
-    **{**_LONG, "path": "edm", "predict": "edm", "learning_rate": 1e-3}, times="log-normal", data="data/cifar10",
+    **{**_LONG, "path": "edm", "predict": "edm", "learning_rate": 1e-3}, times="log-normal", data="data/cifar10-32",
     network="unet-cifar", batch=512, steps=39_063, degradation="blur", degraded_share=0.9, null_rate=0.0,
 )  # fmt: skip
 """AO: EDM's U-Net, batch 512, 20 million images, a tenth of the data clean. Theirs has no classes."""
 IMAGENET_AO = Config(
     **{**_LONG, "path": "edm", "predict": "edm", "flip": False}, times="log-normal", compute="bfloat16",
-    data="data/imagenet-512-kl-f8", network="dit-xl/2", batch=2048, steps=458_752,
+    data="data/imagenet-512-kl-f8", network="dit-xl/2", batch=2048, steps=458_752, remat=True,
 )  # fmt: skip
-"""AO: 940 million images in batches of 2048, as for EDM2-XXL; network and learning rate are ours (DiT-XL/2)."""
+"""AO: 940 million images in batches of 2048, as for EDM2-XXL; network and learning rate are ours (DiT-XL/2). What 256
+images of 1024 tokens keep for the backward pass is more than a GPU holds, so it is computed again."""
 
 
 def _guided(scale: float) -> SamplerConfig:
@@ -168,7 +190,7 @@ def _ambient_imagenet() -> list[PaperRun]:
 
 
 def _gated(base: Config) -> Config:
-    file = f"data/cifar10.{base.degradation}-{base.degradation_strength:g}.npz"
+    file = f"data/cifar10-32.{base.degradation}-{base.degradation_strength:g}.npz"
     return dataclasses.replace(base, train_on="gated", annotations=file)
 
 
@@ -184,9 +206,37 @@ PAPERS: dict[str, Callable[[], list[PaperRun]]] = {
 """Tables of runs by name; `papers/slight-corruption` stands for all that begin so."""
 
 
+SOURCES = {
+    "papers/slight-corruption": "Slight Corruption, sections 3 to 5, tables 1 and 6",
+    "papers/shortest-path": "Shortest Path Diffusion, the published configuration",
+    "papers/ambient-omni": "Ambient Diffusion Omni, section 5",
+}
+"""Where the runs of a table, and what is reported for them, come from."""
+
+
 def named(name: str) -> dict[str, list[PaperRun]]:
-    """The tables of that name, or that begin with it; none where there is no such."""
-    return {table: make() for table, make in PAPERS.items() if f"{table}/".startswith(f"{name}/")}
+    """The runs TABLE/RUN of that name, or whose names begin with it, by table; none where there is no such."""
+    found = {
+        table: [run for run in make() if f"{table}/{run.name}/".startswith(f"{name}/")]
+        for table, make in PAPERS.items()
+    }
+    return {table: runs for table, runs in found.items() if runs}
+
+
+def run_named(name: str) -> PaperRun:
+    """The run TABLE/RUN. Raises `InputError` for another name, suggesting the nearest."""
+    table, last = (name, "") if name in PAPERS else name.rsplit("/", 1)
+    require_one_of("table of runs", table, PAPERS)
+    runs = {run.name: run for run in PAPERS[table]()}
+    require_one_of(f"run of {table}", last, runs)
+    return runs[last]
+
+
+def require_made(config: Config) -> None:
+    """Raise `InputError` where the data of a paper's run are not there yet, with the command that makes them."""
+    known = DATA.get(config.data)
+    if known is not None and not Path(config.data).exists():
+        require(False, "data", f"'{config.data}', which is not there", f"prepared first, by `{known.made}`")
 
 
 SMALL = {"dit-xl/2": "dit-digits", "ldm-4": "ldm-small", "unet-cifar": "unet-small"}

@@ -23,7 +23,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ from imagegen.weights import note_start, started
 from sim.experiments.base import plain
 from sim.sampling import NotFiniteError
 from theory._checks import make_folder
-from theory._files import write_whole
+from theory._files import locked, write_whole
 
 PEAKS = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}
 """bfloat16 matrix products per second of a device, without sparsity, by the makers' data sheets."""
@@ -87,9 +87,9 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     """Train as `config` says, in `folder`, on `devices` (default: all); return the state at the end.
 
     Goes on where a run of the same config stopped. Raises `InputError` for a config that is refused, data that are
-    bad, a folder with another run, annotations of other images or changed since, weights to start from of another
-    network or changed since, hosts that were not given the same config and folder, and a full disk, `Stopped` after
-    too many steps with non-finite gradients in a row, `HostLost` where another host ended.
+    bad, a folder with another run or one that is under way, annotations of other images or changed since, weights to
+    start from of another network or changed since, hosts that were not given the same config and folder, and a full
+    disk, `Stopped` after too many steps with non-finite gradients in a row, `HostLost` where another host ended.
     """
     configs.check(config)
     require_tracker(config.track)
@@ -115,7 +115,7 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     beside = in_loop.prepare(config) if config.evaluate_every else None
     make_folder("out", folder)
     run = _Run(config, folder, source, task, mesh, gates, beside)
-    with full_disk_explained(folder), _lost_host_explained():
+    with full_disk_explained(folder), _lost_host_explained(), _alone(folder):
         if leads():
             configs.save(config, folder / "config.json")
             statistics.save(known, folder / "statistics.json")
@@ -137,6 +137,11 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
             if leads() and told(folder):
                 print(f"{folder.name}: {len(source)} images. {told(folder)}", flush=True)
         return run.to_the_end(state)
+
+
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    """Keep other runs out of the folder: a job that is started again while the first one still ends, say."""
+    return locked("out", folder / "train.lock") if leads() else nullcontext()
 
 
 @contextmanager

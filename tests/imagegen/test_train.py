@@ -15,6 +15,7 @@ from imagegen.statistics import statistics_of
 from imagegen.step import batch_sharding, make_mesh, make_step, make_task, schedule, state_shardings
 from imagegen.training import Stopped, train
 from imagegen.training_data import gated, make_gates, training_source
+from theory._files import locked
 
 pytestmark = pytest.mark.usefixtures("small_network")
 SMALL = Config(network="small", batch=32, steps=8, warmup=2, log_every=2, checkpoint_every=2, samples_every=1000)
@@ -161,3 +162,9 @@ def test_the_learning_rate_rises_and_falls():
 def test_what_does_not_divide_is_refused(changes, devices, message):
     with pytest.raises(ValueError, match=message):
         make_mesh(dataclasses.replace(SMALL, **changes), jax.devices()[:devices])
+
+
+def test_a_folder_that_another_process_trains_in_is_refused_and_left_alone(tmp_path):
+    with locked("out", tmp_path / "train.lock"), pytest.raises(ValueError, match="no other process is writing to"):
+        train(SMALL, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["train.lock"]
