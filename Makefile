@@ -9,6 +9,7 @@ PEERS := .venv-bench-sampling
 DIT := .venv-dit
 METRICS := .venv-metrics
 PRETRAINED := .venv-pretrained
+GPU := .venv-gpu
 # A checkout of facebookresearch/DiT.
 REFERENCE ?=
 # A checkout of CompVis/latent-diffusion; its parity test is skipped without.
@@ -60,8 +61,8 @@ train-step: named $(STAMP) $(DIT)/.installed
 		--output benchmarks/RESULTS-train-step.md
 
 # On a GPU, up to DiT-XL/2 and LDM-4 in bfloat16, fast enough to be compared with RESULTS-roofline.md.
-train-step-gpu: named $(STAMP) $(DIT)/.installed
-	$(BIN)/python benchmarks/train_step.py --reference $(REFERENCE) --reference-python $(DIT)/bin/python \
+train-step-gpu: named $(GPU)/.installed $(DIT)/.installed
+	$(GPU)/bin/python benchmarks/train_step.py --reference $(REFERENCE) --reference-python $(DIT)/bin/python \
 		--networks dit-s/2 dit-b/2 dit-xl/2 ldm-4 --batch 256 --compute bfloat16 --steps 10 --rounds 5 --sampled 2 \
 		--output benchmarks/RESULTS-train-step-gpu.md
 
@@ -71,7 +72,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(PEERS) $(DIT) $(METRICS) $(PRETRAINED) report results build dist
+	rm -rf $(VENV) $(BENCH) $(PEERS) $(DIT) $(METRICS) $(PRETRAINED) $(GPU) report results build dist
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Patina needs Python >= 3.11; found " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 report") if sys.version_info < (3, 11) else None'
@@ -100,6 +101,11 @@ $(METRICS)/.installed: benchmarks/constraints-metrics.txt
 	$(PYTHON) -m venv --clear $(METRICS)
 	$(METRICS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints-metrics.txt torch torchvision torch-fidelity
 	touch $(METRICS)/.installed
+
+$(GPU)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(GPU)
+	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[gpu]'
+	touch $(GPU)/.installed
 
 $(PRETRAINED)/.installed: pyproject.toml constraints.txt benchmarks/constraints-pretrained.txt
 	$(PYTHON) -m venv --clear $(PRETRAINED)
