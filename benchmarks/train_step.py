@@ -105,7 +105,21 @@ def started(base: Config) -> tuple[dict[str, Running], State]:
     return runs, state
 
 
-def sampling_row(network: str, running: Running, state: State, times: int) -> str:
+def matrix_rate(compute: str) -> float:
+    """Operations a second of products of large square matrices on one device, the best of five."""
+    side = 1024 if jax.default_backend() == "cpu" else 8192
+    matrix = jnp.full((side, side), 1 / side, compute)
+    chain = jax.jit(lambda x: jax.lax.fori_loop(0, 8, lambda _, y: y @ x, x))
+    chain(matrix).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        chain(matrix).block_until_ready()
+        seconds.append(time.perf_counter() - began)
+    return 8 * 2 * side**3 / min(seconds)
+
+
+def sampling_row(network: str, running: Running, state: State, times: int, peak: float) -> str:
     """Images/s of samples, from the weights that training began with; the first call compiles."""
     conds, shape = np.arange(running.images, dtype=np.int32) % CLASSES, shape_of(network)
     denoiser = average_denoiser(running.task, state)
@@ -115,12 +129,14 @@ def sampling_row(network: str, running: Running, state: State, times: int) -> st
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
     rate = running.images / np.median(seconds[1:])
-    tflops = 2 * SAMPLER.steps * running.flops / 3 / running.images * rate / 1e12
+    flops = 2 * SAMPLER.steps * running.flops / 3 / running.images * rate
     what = f"samples, {SAMPLER.steps} steps, guidance"
-    return f"| {network} | {running.images} | {what} | {rate:.3f} | {tflops:.3f} | | {seconds[0]:.1f} | |"
+    found = f"{rate:.3f} | {flops / 1e12:.3f} | {flops / peak:.0%}"
+    return f"| {network} | {running.images} | {what} | {found} | | {seconds[0]:.1f} | |"
 
 
-def measure(network: str, batch: int, given: argparse.Namespace) -> list[str]:
+def measure(network: str, batch: int, peak: float, given: argparse.Namespace) -> list[str]:
+    """Rows of a network; `peak` is the rate of all devices' matrix products."""
     base = Config(network=network, batch=batch, compute=given.compute, remat=given.remat, cosine=False, warmup=1)
     runs, state = started(base)
     seconds = {name: [] for name in runs}
@@ -134,10 +150,13 @@ def measure(network: str, batch: int, given: argparse.Namespace) -> list[str]:
         own = np.array(seconds[name])
         cost = "" if name == "plain" else f"{np.median(own / plain) - 1:+.1%}"
         rate = batch / np.median(own)
-        tflops = run.flops / np.median(own) / 1e12
+        flops = run.flops / np.median(own)
         compiled = f"{run.compile_seconds:.1f} | {run.temporary / 2**30:.2f}"
-        lines.append(f"| {network} | {batch} | {name} | {rate:.2f} | {tflops:.3f} | {cost} | {compiled} |")
-    return [*lines, sampling_row(network, runs["plain"], state, given.sampled)] if given.sampled else lines
+        lines.append(
+            f"| {network} | {batch} | {name} "
+            f"| {rate:.2f} | {flops / 1e12:.3f} | {flops / peak:.0%} | {cost} | {compiled} |"
+        )
+    return [*lines, sampling_row(network, runs["plain"], state, given.sampled, peak)] if given.sampled else lines
 
 
 def reference(network: str, batch: int, own: str, given: argparse.Namespace) -> str:
@@ -145,10 +164,13 @@ def reference(network: str, batch: int, own: str, given: argparse.Namespace) -> 
     script = Path(__file__).with_name("dit_reference_step.py")
     options = [network, str(batch), str(given.steps * given.rounds), given.compute]
     done = subprocess.run([given.reference_python, str(script), str(given.reference), *options],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+                          capture_output=True, text=True)  # fmt: skip
+    if done.returncode:
+        why = (done.stderr.splitlines() or ["no message"])[-1][:100]
+        return f"| {network} | {batch} | facebookresearch/DiT: failed ({why}) | | | | | | |"
     found = json.loads(done.stdout.splitlines()[-1])
     rate, ours = batch / found["seconds"], float(own.split("|")[4])
-    return (f"| {network} | {batch} | facebookresearch/DiT, torch {found['torch']}, {found['mode']} | {rate:.2f} | | "
+    return (f"| {network} | {batch} | facebookresearch/DiT, torch {found['torch']}, {found['mode']} | {rate:.2f} | | | "
             f"ours is {ours / rate:.2f} of it | {found['compile_seconds']:.1f} | |")  # fmt: skip
 
 
@@ -168,23 +190,40 @@ def main() -> None:
     if len(given.batch) not in (1, len(given.networks)):
         parser.error(f"--batch must be one number, or one for each of {len(given.networks)} networks")
     batches = dict(zip(given.networks, itertools.cycle(given.batch), strict=False))
-    rows = [line for network, batch in batches.items() for line in measure(network, batch, given)]
+    peak = jax.device_count() * matrix_rate(given.compute)
+    rows: list[str] = []
+    for network, batch in batches.items():
+        try:
+            rows += measure(network, batch, peak, given)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            rows.append(f"| {network} | {batch} | out of memory | | | | | | |")
+        write(rows, peak, given)
     if given.reference:
         plain = {row.split("|")[1].strip(): row for row in reversed(rows) if "| plain |" in row}
-        rows += [reference(name, batches[name], plain[name], given) for name in batches if name.startswith("dit")]
+        for name in filter(plain.__contains__, batches):
+            if name.startswith("dit"):
+                rows.append(reference(name, batches[name], plain[name], given))
+                write(rows, peak, given)
+
+
+def write(rows: list[str], peak: float, given: argparse.Namespace) -> None:
+    """The table so far, on the terminal and in the file: what comes next may fail."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "equinox", "optax"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     device = f"{jax.devices()[0].device_kind} x {jax.device_count()}"
     text = "\n".join([
         "# Training steps", "",
         f"{device}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}. "
         f"{given.compute}, remat {given.remat}; median of {given.rounds} rounds of {given.steps} steps. "
-        f"Peak memory of the process {peak:.1f} GiB.", "",
-        "| network | batch | variant | images/s | TFLOP/s | over plain | compile, s | temporaries, GiB |",
-        "|---|---|---|---|---|---|---|---|",
+        f"Peak memory of the process {memory:.1f} GiB. MFU: the share of the rate of large matrix products, here "
+        f"{peak / 1e12:.2f} TFLOP/s.", "",
+        "| network | batch | variant | images/s | TFLOP/s | MFU | over plain | compile, s | temporaries, GiB |",
+        "|---|---|---|---|---|---|---|---|---|",
         *rows, "",
     ])  # fmt: skip
-    print(text)
+    print(text, flush=True)
     if given.output:
         given.output.write_text(text, encoding="utf-8")
 
