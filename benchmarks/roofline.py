@@ -12,7 +12,9 @@ Per image of n tokens, width w, depth D, with products in bfloat16 and the resid
                   stack and out again, each way is a read and a write: 144. 0 where XLA writes in place
     optimiser     a step, for each parameter: clip, Adam, average: 10 reads or writes of 4 bytes, and the gradient's own
 
-and the step takes their sum: parts that overlap would make it faster, launches and imperfect fusion slower.
+and the step takes their sum: parts that overlap would make it faster, launches and imperfect fusion slower. A sample of
+50 steps with guidance is 100 forward passes, attention's traffic in one being 8 n w bytes a block. Of LDM-4 only the
+products are counted.
 """
 
 import argparse
@@ -31,8 +33,11 @@ ATTENTION = 300e12
 MEMORY = 4.3e12
 """Bytes read and written a second by a large copy, measured on an H200."""
 NETWORKS = ("dit-s/2", "dit-b/2", "dit-l/2", "dit-xl/2")
-FORWARD, BACKWARD, KEPT, ATTENDED = 48, 68, 144, 24
-"""Traffic of a block in n w bytes: elementwise forward and backward, copies of what is kept, attention."""
+FORWARD, BACKWARD, KEPT, ATTENDED, ATTENDED_FORWARD = 48, 68, 144, 24, 8
+"""Traffic of a block in n w bytes: elementwise forward and backward, copies of what is kept, attention (both, and
+forward alone)."""
+PASSES = 100
+"""Of the network for a sample."""
 
 
 def parts(name: str) -> dict[str, float]:
@@ -48,6 +53,12 @@ def parts(name: str) -> dict[str, float]:
         "elementwise": (FORWARD + BACKWARD) * traffic / MEMORY,
         "optimiser": 44 * parameter_count(network) / MEMORY / BATCH,
         "kept": KEPT * traffic / MEMORY,
+        "sample": PASSES
+        * (
+            products / 3 / MATRIX
+            + max(attention / ATTENTION, ATTENDED_FORWARD * traffic / MEMORY)
+            + FORWARD * traffic / MEMORY
+        ),
     }
     return {part: 1e3 * seconds for part, seconds in times.items()}
 
@@ -55,10 +66,22 @@ def parts(name: str) -> dict[str, float]:
 def row(name: str) -> str:
     network = eqx.filter_eval_shape(lambda: make_network(name, SHAPE, key=jax.random.key(0)))
     forward, times = forward_flops(network, SHAPE), parts(name)
+    sampled = 1e3 / times.pop("sample")
     best, worst = sum(times.values()) - times["kept"], sum(times.values())
     shown = " | ".join(f"{times[part]:.3f}" for part in times)
     rates = " | ".join(f"{1e3 / t:,.0f} ({3 * forward * 1e3 / t / MATRIX:.0%})" for t in (best, worst))
-    return f"| {name} | {forward / 1e9:.1f} | {shown} | {rates} |"
+    return f"| {name} | {forward / 1e9:.1f} | {shown} | {rates} | {sampled:,.0f} |"
+
+
+def ldm_line() -> str:
+    shape = (64, 64, 3)
+    network = eqx.filter_eval_shape(lambda: make_network("ldm-4", shape, key=jax.random.key(0)))
+    forward = forward_flops(network, shape)
+    trained, sampled = MATRIX / 3 / forward, MATRIX / PASSES / forward
+    return (
+        f"LDM-4 on 64 x 64 x 3 latents: {forward / 1e9:.1f} GFLOP forward; its products alone would allow {trained:,.0f} "
+        f"images/s and {sampled:,.0f} samples/s. The passes over memory between its convolutions were not counted."
+    )
 
 
 def main() -> None:
@@ -71,10 +94,11 @@ def main() -> None:
         f"recomputation; matrix rate {MATRIX / 1e12:.0f} TFLOP/s (measured), fused attention "
         f"{ATTENTION / 1e12:.0f} TFLOP/s (assumed), memory {MEMORY / 1e12:.1f} TB/s (a copy, measured). How each part "
         "is counted: `benchmarks/roofline.py`. Milliseconds per image; images/s with the share of the matrix rate in "
-        "brackets, without and with copies of what the backward pass keeps.", "",
-        "| network | GFLOP forward | products | attention | elementwise | optimiser | copies | images/s | copying |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(row(name) for name in NETWORKS), "",
+        "brackets, without and with copies of what the backward pass keeps; samples/s of 50 steps with guidance.", "",
+        "| network | GFLOP forward | products | attention | elementwise | optimiser | copies | images/s | copying "
+        "| samples/s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(row(name) for name in NETWORKS), "", ldm_line(), "",
     ])  # fmt: skip
     print(text)
     if given.output:
