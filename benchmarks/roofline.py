@@ -77,9 +77,9 @@ def ldm_line() -> str:
     shape = (64, 64, 3)
     network = eqx.filter_eval_shape(lambda: make_network("ldm-4", shape, key=jax.random.key(0)))
     forward = forward_flops(network, shape)
-    trained, sampled = MATRIX / 3 / forward, MATRIX / PASSES / forward
+    size, trained, sampled = forward / 1e9, MATRIX / 3 / forward, MATRIX / PASSES / forward
     return (
-        f"LDM-4 on 64 x 64 x 3 latents: {forward / 1e9:.1f} GFLOP forward; its products alone would allow {trained:,.0f} "
+        f"LDM-4 on 64 x 64 x 3 latents: {size:.1f} GFLOP forward; its products alone would allow {trained:,.0f} "
         f"images/s and {sampled:,.0f} samples/s. The passes over memory between its convolutions were not counted."
     )
 
