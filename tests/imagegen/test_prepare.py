@@ -333,6 +333,34 @@ def test_a_run_on_spoiled_shards_goes_on_with_the_same_numbers(spoiled, tmp_path
     assert read_lines(again / "skipped.jsonl") == read_lines(run / "skipped.jsonl")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("first_prepared", [False, True], ids=["raw", "prepared"])
+@pytest.mark.parametrize("kind", ["folder", "shards"])
+def test_spoiled_data_train_by_the_documented_commands(kind, first_prepared, tmp_path, small_network, capsys):
+    """A class-folder with an undecodable image and a text file; captions in shards as `spoil` leaves them."""
+    if kind == "folder":
+        data = write_folder(tmp_path / "raw", per_class=10)
+        (data / "train" / CLASSES[1] / f"{CLASSES[1]}_3.JPEG").write_bytes(DAMAGED)
+        (data / "train" / CLASSES[2] / "notes.txt").write_text("of the photographer")
+        command, expected = ["train", "digits"], ("no image by its name (1)",)
+    else:
+        data = write_shards(tmp_path / "raw", n=80, per_shard=20)
+        spoil(data)
+        command = ["train", "shapes-text", *options(text_encoder="small", text_length=8)]
+        expected = ("an image without caption (2)", "(dead key) (1)", "truncated")
+    crop = options(resolution=SIDE, bad_share=0.2)
+    if first_prepared:
+        assert main(["prepare", str(data), *crop, *options(out=tmp_path / "out")]) == 0
+        assert "1 unreadable" in capsys.readouterr().out
+        data, crop = tmp_path / "out", []
+    assert main([*command, *options(data=data, **QUICK, out=tmp_path / "run"), *crop]) == 0
+    said = capsys.readouterr().out
+    page = (tmp_path / "run" / "summary.md").read_text()
+    assert all(part in text for part in expected for text in (said, page))
+    assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 4
+    assert main(["sample", str(tmp_path / "run"), *options(number=4, steps=2)]) == 0
+
+
 def test_too_many_unreadable_images_stop_a_run_with_one_line(tmp_path, small_network, capsys):
     root = write_folder(tmp_path / "raw", per_class=10)
     for k in range(4):
