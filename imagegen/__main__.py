@@ -215,7 +215,7 @@ def evaluate(
     Args:
         run: Folder of the run.
         samples: The .npz of `sample`; by default the newest in RUN.
-        seed: Seed that cuts the halves.
+        seed: Seed that cuts the halves (not inception's).
         features: classifier, trained on the spot; clip, for CLIP scores and figures in its features; codebook, for the
             entropy of a VQModel's codes; or inception, for the figures that papers quote, with a REFERENCE.
         weights: The folder of clip's transformers model, or of codebook's diffusers model; or inception's file, .pth
@@ -226,6 +226,7 @@ def evaluate(
 
     require_one_of("features", features, ("classifier", "clip", "codebook", "inception"))
     if features == "inception":
+        require(seed == 0, "seed", seed, "left out for inception, whose subsets are always the same")
         return _evaluate_standard(run, samples, weights, reference)
     require(reference is None, "reference", reference, f"left out for {features}")
     require(0 <= seed < 2**32, "seed", seed, "between 0 and 2^32 - 1")

@@ -104,6 +104,13 @@ def _held_out(
     return lambda k: np.stack([embedded.fields(index)["embedding"] for index in turn[k]])
 
 
+class _Decoder(NamedTuple):
+    """From what the network makes to images, and how `samples.json` tells it."""
+
+    decode: Callable[[Images], Images]
+    told: str | dict[str, str]
+
+
 def _opened(
     folder: Path, how: SamplerConfig, ema: float | None, step: int | None, out: Path | None
 ) -> tuple[Run, Path]:
@@ -141,10 +148,10 @@ def make_samples(
     """
     require(batch >= 1, "batch", batch, "at least 1")
     run, target = _opened(folder, how, ema, step, out)
-    asked, decode = _asked(run, number, classes, captions, text_encoder), _decoder(run, decoder)
+    asked, decoding = _asked(run, number, classes, captions, text_encoder), _decoder(run, decoder)
     make_folder("out", target)
     other = {} if batch == BATCH else {"batch": batch}
-    _require_same(target / "samples.json", {**_made(run, how, ema, number, seed, asked), **other})
+    _require_same(target / "samples.json", {**_made(run, how, ema, number, seed, asked, decoding), **other})
     file = target / "samples.npz"
     if file.exists():  # it is written last
         return file
@@ -156,7 +163,7 @@ def make_samples(
         if not part.exists():
             key = jax.random.fold_in(sampling_key(seed), low)
             conds = asked.conds(np.arange(low, min(low + batch, number)))
-            images = decode(generate(run.denoiser, run.statistics.shape, conds, key, how, batch))
+            images = decoding.decode(generate(run.denoiser, run.statistics.shape, conds, key, how, batch))
             with written_whole(part) as stream:
                 np.save(stream, to_bytes(images))
         parts.append(np.load(part))
@@ -171,26 +178,29 @@ def make_samples(
     return file
 
 
-def _decoder(run: Run, folder: Path | None) -> Callable[[Images], Images]:
-    """From what the network makes to images."""
+def _decoder(run: Run, folder: Path | None) -> _Decoder:
+    """The autoencoder of a run on latents, told by its folder's name and its SHA-256; of images, none."""
     given = "none" if folder is None else f"'{folder}'"
     allowed = "the folder of the autoencoder, for a run on latents" if run.statistics.latent else "left out for images"
     require((run.statistics.latent != "") == (folder is not None), "decoder", given, allowed)
     if folder is None:
-        return lambda images: images
+        return _Decoder(lambda images: images, "none")
     from imagegen.pretrained import Autoencoder
 
     autoencoder = Autoencoder(folder)
     same = autoencoder.sha256 == run.statistics.latent
     require(same, "decoder", f"'{folder}'", "the autoencoder, and scale, that the run's latents were prepared with")
-    return autoencoder.decode
+    return _Decoder(autoencoder.decode, {"folder": folder.resolve().name, "sha256": autoencoder.sha256})
 
 
-def _made(run: Run, how: SamplerConfig, ema: float | None, number: int, seed: int, asked: _Asked) -> dict[str, object]:
+def _made(
+    run: Run, how: SamplerConfig, ema: float | None, number: int, seed: int, asked: _Asked, decoding: _Decoder
+) -> dict[str, object]:
     """All that images depend on."""
     return {
         "config": dataclasses.asdict(run.config), "step": run.step, "ema": run.config.ema[-1] if ema is None else ema,
         "number": number, "seed": seed, **asked.told, **dataclasses.asdict(how),
+        "decoder": decoding.told,
     }  # fmt: skip
 
 
@@ -198,12 +208,18 @@ def _require_same(file: Path, values: dict[str, object]) -> None:
     """Images made otherwise are not gone on from, nor written over."""
     text = json.dumps(values, indent=1) + "\n"
     if file.exists():
-        before, now = json.loads(file.read_text(encoding="utf-8")), json.loads(text)
+        before, now = _decisive(json.loads(file.read_text(encoding="utf-8"))), _decisive(json.loads(text))
         other = [f"{name}={now[name]!r} (those there have {before.get(name)!r})"
                  for name in now if name != "config" and now[name] != before.get(name)]  # fmt: skip
         given = ", ".join(other) or "another config"
         require(before == now, f"images in '{file.parent}'", given, "made in one way; choose another --out")
     write_whole(file, text)
+
+
+def _decisive(told: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same: the decoder by its SHA-256, wherever its folder is now. Older files do not tell "none"."""
+    decoder = told.get("decoder", "none")
+    return {**told, "decoder": decoder if isinstance(decoder, str) else decoder["sha256"]}
 
 
 def make_walk(
@@ -225,10 +241,10 @@ def make_walk(
     Raises `InputError` as `make_samples`.
     """
     run, target = _opened(folder, how, ema, step, out)
-    asked, decode = _asked(run, 1, classes[:1], captions[:1], text_encoder), _decoder(run, decoder)
+    asked, decoding = _asked(run, 1, classes[:1], captions[:1], text_encoder), _decoder(run, decoder)
     make_folder("out", target)
-    _require_same(target / f"walk-{asked.name}.json", _made(run, how, ema, number, seed, asked))
+    _require_same(target / f"walk-{asked.name}.json", _made(run, how, ema, number, seed, asked, decoding))
     (cond,) = asked.conds(np.arange(1))
-    images = decode(walk(run.denoiser, run.statistics.shape, cond, sampling_key(seed), how, number))
+    images = decoding.decode(walk(run.denoiser, run.statistics.shape, cond, sampling_key(seed), how, number))
     save_grid(images[:SHOWN], target / f"walk-{asked.name}.png", columns=10)
     return target / f"walk-{asked.name}.png"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from imagegen.evaluate import newest_samples
+from imagegen.evaluate import newest_samples, versions
 from imagegen.fidelity import (
     KID_SUBSET,
     KID_SUBSETS,
@@ -43,7 +43,7 @@ from sim.neighbours import precision_recall
 from theory._checks import require
 from theory._files import write_whole
 
-MADE = ("sampler", "grid", "steps", "guidance", "interval", "seed", "ema", "step")
+MADE = ("sampler", "grid", "steps", "guidance", "interval", "seed", "ema", "step", "decoder")
 """What the protocol takes from `samples.json`."""
 Rows = Float[np.ndarray, "n d"]
 
@@ -63,7 +63,9 @@ def evaluate_standard(folder: Path, samples: Path | None, weights: Path, referen
 
 
 def standard_figures(samples: Path, network: Extractor, reference: Reference) -> dict[str, Any]:
-    """`figures` by name, why some are `left_out`, and the `protocol`, of the samples in an .npz file as ADM's.
+    """`figures` by name, why some are `left_out`, the `protocol`, `made`, all that `samples.json` says of the samples
+    (None, and that is `left_out`, where it is missing or of another number of them), and `versions`, of the samples in
+    an .npz file as ADM's.
 
     - `fid`, `sfid`: against the reference's moments, or else those of its images;
     - `fid_infinity`: where half of the samples are more than the features;
@@ -79,13 +81,26 @@ def standard_figures(samples: Path, network: Extractor, reference: Reference) ->
     require_comparable(reference, network.sha256, (h, w, c))
     found = extract_file(samples, network, "samples")
     real = extract_file(reference.file, network, "reference") if reference.images else None
-    left_out: dict[str, str] = {}
+    made, left_out = _made(samples, n)
     figures = {
         **_distances(found, real, reference, left_out),
         **_named("inception_score", inception_score(shuffled(found.logits))),
         **_beside_images(found.pool, real, left_out),
     }
-    return {"figures": figures, "left_out": left_out, "protocol": _protocol(samples, network, reference, n)}
+    return {"made": made, "versions": versions(), "figures": figures, "left_out": left_out,
+            "protocol": _protocol(made or {}, network, reference, n)}  # fmt: skip
+
+
+def _made(samples: Path, n: int) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """What samples.json beside the samples says of these n, and why nothing is known of them."""
+    file = samples.with_name("samples.json")
+    if not file.is_file():
+        return None, {"made": f"no samples.json beside '{samples.name}' says how the samples were made"}
+    how = json.loads(file.read_text(encoding="utf-8"))
+    if how.get("number") == n:
+        return how, {}
+    why = f"samples.json is of {how.get('number')} samples, not of the {n} in '{samples.name}': others', perhaps"
+    return None, {"made": why}
 
 
 def _named(name: str, score: tuple[float, float]) -> dict[str, float]:
@@ -124,15 +139,12 @@ def _beside_images(pool: Rows, real: Extracted | None, left_out: dict[str, str])
     return {**precision_recall(real.pool, pool, k=MANIFOLD)._asdict(), **_named("kid", kid)}
 
 
-def _protocol(samples: Path, network: Extractor, reference: Reference, n: int) -> dict[str, Any]:
-    """All that the figures depend on."""
-    made = samples.with_name("samples.json")
-    how = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else {}
-    how = how if how.get("number") == n else {}  # those of another file in the folder
+def _protocol(how: dict[str, Any], network: Extractor, reference: Reference, n: int) -> dict[str, Any]:
+    """All that the figures depend on; `how` the samples were made."""
     beside = {"file": reference.file.name, "sha256": reference.sha256, "made": reference.protocol,
               "images": reference.images[0] if reference.images else None}  # fmt: skip
     return {
-        "samples": n, **{name: how.get(name) for name in MADE}, "decoder": how.get("decoder", "none"),
+        "samples": n, **{name: how.get(name) for name in MADE},
         "weights_sha256": network.sha256, "resize": RESIZE, "reference": beside, "manifold_k": MANIFOLD,
         "splits": SPLITS, "kid_subsets": [KID_SUBSETS, KID_SUBSET],
     }  # fmt: skip

@@ -3,11 +3,14 @@
 import json
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 
-from imagegen import references, standard
+from imagegen import pretrained, references, standard
+from imagegen import samples as on_disk
 from imagegen.__main__ import main
+from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.source import ArraySource
 from imagegen.fidelity import Moments, frechet, inception_score, kernel_distance, shuffled
@@ -20,8 +23,11 @@ from imagegen.references import (
     require_comparable,
     write_reference,
 )
-from imagegen.sampling import to_bytes
+from imagegen.run import Run
+from imagegen.samples import make_samples
+from imagegen.sampling import SamplerConfig, to_bytes
 from imagegen.standard import evaluate_standard, standard_figures
+from imagegen.statistics import Statistics
 from sim.neighbours import precision_recall
 
 DIGITS, TEST = make_source("digits", "train"), make_source("digits", "test")
@@ -62,7 +68,7 @@ def _few_subsets(monkeypatch):
 def samples(tmp_path):
     np.savez(tmp_path / "samples.npz", arr_0=to_bytes(TEST.images), arr_1=TEST.labels)
     how = {"config": {}, "step": 7, "ema": 0.99, "number": 500, "seed": 3, "sampler": "ddim", "grid": "uniform",
-           "steps": 50, "guidance": 0.5, "interval": [0.0, 1.0]}  # fmt: skip
+           "steps": 50, "guidance": 0.5, "interval": [0.0, 1.0], "decoder": "none"}  # fmt: skip
     (tmp_path / "samples.json").write_text(json.dumps(how))
     return tmp_path / "samples.npz"
 
@@ -140,8 +146,55 @@ def test_the_figures_are_those_of_the_features_and_carry_their_protocol(samples,
     assert {name: protocol[name] for name in ("samples", "sampler", "steps", "guidance", "seed", "ema", "decoder")} == {
         "samples": 500, "sampler": "ddim", "steps": 50, "guidance": 0.5, "seed": 3, "ema": 0.99, "decoder": "none",
     }  # fmt: skip
+    assert page["made"] == json.loads(samples.with_name("samples.json").read_text())
+    assert page["versions"]["numpy"] == np.__version__
     assert protocol["weights_sha256"] == "small"
     assert protocol["reference"]["sha256"] == read_reference(reference).sha256
+
+
+class Enlarging:
+    """An autoencoder that repeats every place of a latent 4 x 4 times."""
+
+    def __init__(self, folder):
+        self.sha256 = "enlarging"
+
+    def decode(self, latents):
+        return latents.repeat(4, axis=1).repeat(4, axis=2)
+
+
+@pytest.fixture
+def latent_run(monkeypatch):
+    """Whatever is sampled is of a run on latents (2, 2, 3) of two classes, made by the seed alone."""
+    known = Statistics((2, 2, 3), ("a", "b"), np.full(2, 0.5), np.ones((2, 2)), 1.0, latent="enlarging")
+    monkeypatch.setattr(pretrained, "Autoencoder", Enlarging)
+    monkeypatch.setattr(on_disk, "load_run", lambda folder, step, ema: Run(Config(), known, 7, None))
+
+    def generate(denoiser, shape, conds, key, how, batch):
+        return np.asarray(jax.random.uniform(key, (len(conds), *shape), minval=-1))
+
+    monkeypatch.setattr(on_disk, "generate", generate)
+
+
+def test_the_protocol_names_the_autoencoder_that_decoded_the_samples(latent_run, reference, tmp_path):
+    asked = {"number": 40, "how": SamplerConfig(), "ema": None, "step": None, "seed": 0, "out": None}
+    file = make_samples(tmp_path, **asked, decoder=tmp_path / "kl-f8")
+    decoder = {"folder": "kl-f8", "sha256": "enlarging"}
+    assert json.loads(file.with_name("samples.json").read_text())["decoder"] == decoder
+    page = standard_figures(file, Small(), read_reference(reference))
+    assert page["protocol"]["decoder"] == decoder
+    moved = make_samples(tmp_path, **asked, decoder=tmp_path / "moved")
+    assert moved == file
+    assert json.loads(file.with_name("samples.json").read_text())["decoder"] == {**decoder, "folder": "moved"}
+
+
+def test_samples_decoded_by_another_autoencoder_are_not_gone_on_from(latent_run, tmp_path):
+    asked = {"number": 4, "how": SamplerConfig(), "ema": None, "step": None, "seed": 0, "out": None}
+    file = make_samples(tmp_path, **asked, decoder=tmp_path / "kl-f8").with_name("samples.json")
+    made = json.loads(file.read_text())
+    for other in ({**made, "decoder": {"folder": "kl-f8", "sha256": "another"}}, {**made, "decoder": "none"}):
+        file.write_text(json.dumps(other))
+        with pytest.raises(ValueError, match="decoder='enlarging'"):
+            make_samples(tmp_path, **asked, decoder=tmp_path / "kl-f8")
 
 
 def test_references_with_less_leave_figures_out(samples, reference, tmp_path):
@@ -157,8 +210,11 @@ def test_references_with_less_leave_figures_out(samples, reference, tmp_path):
     assert images == pytest.approx(whole, rel=1e-4)
     np.savez(tmp_path / "few.npz", arr_0=to_bytes(TEST.images[:12]))
     few = standard_figures(tmp_path / "few.npz", Small(), read_reference(reference))
-    assert few["left_out"] == {"fid_infinity": "half of 12 samples are too few for 6 features"}
-    assert few["protocol"]["sampler"] is None
+    assert few["left_out"] == {
+        "fid_infinity": "half of 12 samples are too few for 6 features",
+        "made": "samples.json is of 500 samples, not of the 12 in 'few.npz': others', perhaps",
+    }
+    assert few["protocol"]["sampler"] is few["protocol"]["decoder"] is few["made"] is None
 
 
 def test_references_of_other_weights_sizes_or_resizes_are_refused(samples, reference, tmp_path):
@@ -216,6 +272,11 @@ def test_the_commands_make_a_reference_and_evaluate_a_run(samples, tmp_path, mon
     assert page["figures"]["fid"] == pytest.approx(0.0, abs=1e-6)  # the same images
     assert page["figures"]["recall"] == 1.0
     assert "sfid" in capsys.readouterr().out
+    (tmp_path / "samples.json").unlink()
+    assert main(["evaluate", str(tmp_path), *options, *weights, "--reference", str(out)]) == 0
+    assert "no samples.json beside 'samples.npz' says how the samples were made" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path), *options, "--seed", "5", *weights, "--reference", str(out)]) == 2
+    assert "seed must be left out for inception" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path), *options]) == 2
     assert "weights and reference" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path), *weights]) == 2
