@@ -54,11 +54,16 @@ def _evaluations(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """A table of what was evaluated while training, a row for each step."""
     if not lines:
         return []
-    names, how = list(lines[-1]["figures"]), lines[-1]["protocol"]
-    cells = [[str(line["step"]), *(_figure(line["figures"].get(name)) for name in names)] for line in lines]
+    done = [line for line in lines if "failed" not in line]
+    if not done:
+        return [f"No evaluation succeeded; the last, at step {lines[-1]['step']}: {lines[-1]['failed']}", ""]
+    names, how = list(done[-1]["figures"]), done[-1]["protocol"]
+    cells = [[str(line["step"]), *(_figure(line.get("figures", {}).get(name)) for name in names)] for line in lines]
     told = (
         f"Debiased figures with 95 % intervals of {how['samples']} samples ({how['sampler']}, {how['steps']} steps, "
-        f"guidance {how['guidance']:g}, average {how['ema']:g}, seed {how['seed']}):"
+        f"guidance {how['guidance']:g}, average {how['ema']:g}, seed {how['seed']}, decoder "
+        f"{how['decoder']}), beside held-out images {how['sha256']['held_out'][:12]} and training images "
+        f"{how['sha256']['train'][:12]} (SHA-256):"
     )
     head = [f"| step | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
     return [told, "", *head, *(f"| {' | '.join(row)} |" for row in cells), ""]
