@@ -264,7 +264,8 @@ def _check_text(config: Config) -> None:
     require(not smoothed, "condition", "'label smoothing'", "another where the condition is text")
     require_one_of("network", config.network, TEXT_NETWORKS)
     require(not config.flip, "flip", config.flip, "left out for text: captions that say left or right would be wrong")
-    require(config.evaluate_every == 0, "evaluate_every", config.evaluate_every, "0 for text: it samples by class")
+    allowed = "0 for text: the judge names classes, and captions have none"
+    require(config.evaluate_every == 0, "evaluate_every", config.evaluate_every, allowed)
 
 
 def as_json(config: Config) -> str:

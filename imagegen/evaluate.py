@@ -74,10 +74,11 @@ def evaluate_samples(
     """All figures of `imagegen.figures` for images (n, h, w, c) made for the classes `labels` (n,), as JSON can hold
     them: `sizes`, `features`, `sha256` of the real images, `seed`, `figures`, and why some are `left_out`.
 
-    Images are bytes, or numbers in [-1, 1], clipped to it. What the real images alone decide is kept in this process,
-    by their hashes and the features. `seed` >= 0 cuts the halves. Raises `ValueError` for images of another shape than
-    the data's, not finite or from 0 to 255, labels that are not one of the data's classes per image, features that are
-    no finite matrix, and fewer than `SMALLEST` = 40 images of classes that both sides have `PER_CLASS` = 4 of.
+    Images are bytes, or numbers in [-1, 1], clipped to it; beside latents (`ArraySource.latent`) any numbers. What
+    the real images alone decide is kept in this process, by their hashes and the features. `seed` >= 0 cuts the halves.
+    Raises `ValueError` for images of another shape than the data's, not finite or from 0 to 255, labels that are not
+    one of the data's classes per image, features that are no finite matrix, and fewer than `SMALLEST` = 40 images of
+    classes that both sides have `PER_CLASS` = 4 of.
     """
     points = _checked_images(images, test)
     wanted = checked_labels(labels, len(points), test.classes)
@@ -100,13 +101,17 @@ def evaluate_samples(
 
 
 def _checked_images(images: np.ndarray, test: Source) -> Float[np.ndarray, "n h w c"]:
-    """The images as float32 in [-1, 1]."""
+    """The images as float32 in [-1, 1], or latents as float32."""
     allowed = f"of shape (n, {', '.join(map(str, test.shape))})"
     require(images.shape[1:] == test.shape, "images", f"shape {images.shape}", allowed)
-    if images.dtype == np.uint8:
+    latent = isinstance(test, ArraySource) and test.latent
+    if images.dtype == np.uint8 and not latent:
         return (images / 127.5 - 1.0).astype(np.float32)
-    require(np.issubdtype(images.dtype, np.floating), "images", f"dtype {images.dtype}", "bytes or floats in [-1, 1]")
+    kinds = "floats, beside latents" if latent else "bytes or floats in [-1, 1]"
+    require(np.issubdtype(images.dtype, np.floating), "images", f"dtype {images.dtype}", kinds)
     require_finite("images", images)
+    if latent:
+        return images.astype(np.float32)
     bytes_like = images.size > 0 and bool(images.min() >= 0 and images.max() > 2)
     require(not bytes_like, "images", "floats of 0 and above, up to 255 perhaps", "bytes, or floats in [-1, 1]")
     return np.clip(images, -1, 1).astype(np.float32)

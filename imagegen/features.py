@@ -46,7 +46,7 @@ Images = Float[np.ndarray, "n h w c"]
 class Features:
     """Features of images, and a judge where there is one.
 
-    - `extract`: images (n, h, w, c) in [-1, 1] -> (n, d_f), float64.
+    - `extract`: images (n, h, w, c) in [-1, 1], or latents -> (n, d_f), float64.
     - `classify`: images -> classes (n,), or None.
     - `accuracy`: share of the `n` held-out images that `classify` names rightly, in [0, 1]; None without a judge.
     """

@@ -114,9 +114,10 @@ class SourceWrapper(ABC):
 class ArraySource:
     """Images in memory: float32, shape (n, H, W, C), in [-1, 1]; one label 0 ... K - 1 each; K names.
 
-    `extras`: further fields of the records, arrays of n entries (captions as an array of str). All arrays are copied,
-    and read-only. Raises `ValueError` for arrays that do not fit together, images that are not finite or leave [-1, 1],
-    and labels outside 0 ... K - 1; the message says at which index.
+    `extras`: further fields of the records, arrays of n entries (captions as an array of str). `latent`: they are
+    latents, whose numbers have no bounds. All arrays are copied, and read-only. Raises `ValueError` for arrays that do
+    not fit together, images that are not finite or leave [-1, 1], and labels outside 0 ... K - 1; the message says at
+    which index.
     """
 
     name: str
@@ -124,13 +125,14 @@ class ArraySource:
     labels: Int[np.ndarray, " n"]
     class_names: tuple[str, ...]
     extras: Mapping[str, Shaped[np.ndarray, "..."]] = field(default_factory=dict)
+    latent: bool = False
 
     def __post_init__(self) -> None:
         n, given = len(self.images), f"{self.images.dtype} of shape {self.images.shape}"
         fits = self.images.ndim == 4 and self.images.size >= 1 and np.issubdtype(self.images.dtype, np.floating)
         require(fits, "images", given, "floats of shape (n, H, W, C), all at least 1")
         _check_labels(self.labels, n, len(self.class_names))
-        _check_images(self.name, self.images.shape[1:], self.images, np.arange(n))
+        _check_images(self.name, self.images.shape[1:], self.images, np.arange(n), latent=self.latent)
         object.__setattr__(self, "images", _frozen(self.images.astype(np.float32)))
         object.__setattr__(self, "labels", _frozen(self.labels.astype(np.int32)))
         for name, values in self.extras.items():
@@ -165,7 +167,7 @@ class ArraySource:
         chosen = indices[(indices >= 0) & (indices < len(self))]
         require(chosen.size == indices.size >= 1, "indices", indices, f"at least one, in 0 ... {len(self) - 1}")
         extras = {name: values[indices] for name, values in self.extras.items()}
-        return ArraySource(self.name, self.images[indices], self.labels[indices], self.class_names, extras)
+        return ArraySource(self.name, self.images[indices], self.labels[indices], self.class_names, extras, self.latent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,8 +230,8 @@ def read_batch(source: Source, indices: Int[np.ndarray, " b"]) -> Batch:
     Raises `ValueError` for a bad record, naming its index (`read_record`).
     """
     if isinstance(source, BatchSource):
-        batch = source.batch(indices)
-        _check_images(source.name, source.shape, batch["image"], indices)
+        batch, latent = source.batch(indices), isinstance(source, ArraySource) and source.latent
+        _check_images(source.name, source.shape, batch["image"], indices, latent=latent)
         return batch
     records = [read_record(source, index) for index in indices]
     return {name: np.stack([record[name] for record in records]) for name in records[0]}
@@ -292,11 +294,17 @@ def _check_labels(labels: np.ndarray, n: int, classes: int) -> None:
 
 
 def _check_images(
-    name: str, shape: tuple[int, ...], images: Float[np.ndarray, "b ..."], indices: Int[np.ndarray, " b"]
+    name: str,
+    shape: tuple[int, ...],
+    images: Float[np.ndarray, "b ..."],
+    indices: Int[np.ndarray, " b"],
+    *,
+    latent: bool = False,
 ) -> None:
     at = f"image {indices[0]} of '{name}'"
     require(images.shape[1:] == shape, at, f"shape {images.shape[1:]}", f"of shape {shape}")
-    if images.min() >= -1 - SLACK and images.max() <= 1 + SLACK:  # false for NaN too
+    most = float(np.finfo(images.dtype).max) if latent else 1 + SLACK
+    if images.min() >= -most and images.max() <= most:  # false for NaN too
         return
     for index, image in zip(indices, images, strict=True):
         at, bad = f"image {index} of '{name}'", int(image.size - np.count_nonzero(np.isfinite(image)))

@@ -16,6 +16,7 @@ from imagegen.run import average_denoiser, read_lines
 from imagegen.sampling import generate, sampling_key
 from imagegen.statistics import statistics_of
 from imagegen.step import make_task
+from imagegen.summary import _evaluations
 from imagegen.training import train
 
 pytestmark = pytest.mark.usefixtures("small_network")
@@ -73,13 +74,16 @@ def test_data_with_too_few_held_out_images_are_refused_before_training(monkeypat
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="evaluate_every must be at least 0"):
         check(dataclasses.replace(SMALL, evaluate_every=-1))
+    with pytest.raises(ValueError, match="evaluate_every must be 0 for text: the judge names classes"):
+        check(dataclasses.replace(SMALL, text="train"))
 
 
 @pytest.mark.slow
 def test_an_interrupted_run_leaves_the_same_lines(beside, monkeypatch, tmp_path):
     """Evaluations at 5 and 6, a checkpoint at 4, stopped after 5 in the middle of a line."""
     figures = {"w2_squared": {"debiased": 1.5, "low": 1.0, "high": 2.0}}
-    how = {"samples": 250, "sampler": "ddim", "steps": 25, "guidance": 0.0, "ema": 0.99, "seed": 0}
+    how = {"samples": 250, "sampler": "ddim", "steps": 25, "guidance": 0.0, "ema": 0.99, "seed": 0,
+           "decoder": "none", "sha256": {"train": "1" * 64, "held_out": "2" * 64}}  # fmt: skip
 
     def quick(beside, denoiser, config, step):
         weight = float(jax.tree.leaves(denoiser)[0].sum())
@@ -106,4 +110,15 @@ def test_an_interrupted_run_leaves_the_same_lines(beside, monkeypatch, tmp_path)
     assert read_lines(tmp_path / "cut" / "evaluations.jsonl") == lines
     page = (tmp_path / "cut" / "summary.md").read_text()
     assert "| 5 | 1.5 [1, 2] |" in page
-    assert "of 250 samples (ddim, 25 steps, guidance 0, average 0.99, seed 0)" in page
+    assert "of 250 samples (ddim, 25 steps, guidance 0, average 0.99, seed 0, decoder none), beside" in page
+    assert "held-out images 222222222222 and training images 111111111111 (SHA-256)" in page
+
+
+def test_evaluations_that_failed_are_told_in_the_summary():
+    failed = {"step": 10, "failed": "samples must be finite"}
+    how = {"samples": 250, "sampler": "ddim", "steps": 25, "guidance": 0.0, "ema": 0.99, "seed": 0, "decoder": "none",
+           "sha256": {"train": "1" * 64, "held_out": "2" * 64}}  # fmt: skip
+    done = {"step": 5, "figures": {"w2_squared": {"debiased": 1.5, "low": 1.0, "high": 2.0}}, "protocol": how}
+    told = _evaluations([done, failed])
+    assert told[-3:] == ["| 5 | 1.5 [1, 2] |", "| 10 |  |", ""]
+    assert _evaluations([failed])[0] == "No evaluation succeeded; the last, at step 10: samples must be finite"

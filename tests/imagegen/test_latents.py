@@ -8,14 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagegen import pretrained
+from imagegen import in_loop, pretrained
 from imagegen.__main__ import main
 from imagegen.config import Config
 from imagegen.data.builtin import make_source
 from imagegen.data.decode import Unreadable
 from imagegen.data.latents import pack_law, unpack_law
+from imagegen.evaluate import evaluate_samples
+from imagegen.in_loop import prepare as prepare_in_loop
 from imagegen.prepare import prepare
 from imagegen.pretrained import Autoencoder
+from imagegen.run import read_lines
+from imagegen.sampling import to_bytes
 from imagegen.scores import images_behind
 from imagegen.statistics import statistics_of
 from tests.imagegen.disk import write_folder
@@ -64,7 +68,7 @@ def test_laws_are_read_as_they_were_stored(seed, h, w):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("latents")
-    write_folder(root / "raw")
+    write_folder(root / "raw", per_class=16)  # held-out ones enough to be compared with
     raw = root / "raw"
     prepare(raw, root / "out", resolution=SIDE, threads=1, encoder=Pooled())
     return raw, root / "out"
@@ -101,18 +105,53 @@ def test_latents_are_compared_with_the_images_behind_them(folders):
         moved.rename(raw)
 
 
+def test_evaluation_while_training_compares_latents_with_draws_of_their_laws(folders, monkeypatch):
+    config = Config(data=str(folders[1]), evaluate_every=1)
+    monkeypatch.setattr(in_loop, "PART", 20)  # 48 records, the last part shorter
+    beside, again = prepare_in_loop(config), prepare_in_loop(config)
+    drawn = []
+    for split, found, other in (("train", beside.train, again.train), ("test", beside.test, again.test)):
+        laws = make_source(str(folders[1]), split)
+        mean = np.stack([laws[index]["mean"][0] for index in range(len(laws))])
+        drawn.append((found.images - mean) / 0.125)
+        np.testing.assert_array_equal(found.images, other.images)
+        np.testing.assert_array_equal(found.labels, laws.labels)
+        assert abs(found.images).max() > 1
+    noise = np.stack(drawn).ravel()
+    assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
+    assert abs(noise.var() - 1) < 5 * np.sqrt(2 / noise.size)
+    assert abs(np.corrcoef(drawn[0].ravel(), drawn[1].ravel())[0, 1]) < 5 / np.sqrt(drawn[0].size)
+
+
+def test_latents_twice_as_large_are_told_from_real_ones(folders):
+    """Training latents in the place of samples, as they are and doubled: neither is clipped, as images are."""
+    train, test, judge, conds = prepare_in_loop(Config(data=str(folders[1]), evaluate_every=1))
+    rows = np.array([np.flatnonzero(train.labels == label)[k % 16] for k, label in enumerate(conds)])
+    real, large = (
+        evaluate_samples(scale * train.images[rows], conds, train, test, judge)["figures"]["w2_squared"]["value"]
+        for scale in (np.float32(1), np.float32(2))
+    )
+    assert large > 2 * real
+    with pytest.raises(ValueError, match="images must be floats, beside latents; got dtype uint8"):
+        evaluate_samples(to_bytes(train.images[rows]), conds, train, test, judge)
+
+
 @pytest.mark.slow
 def test_latents_train_and_their_samples_are_decoded(folders, tmp_path, small_network, monkeypatch, capsys):
     data, run = str(folders[1]), str(tmp_path / "run")
     options = ["--network", "small", "--steps", "4", "--warmup", "1", "--batch", "8", "--log-every", "2",
-               "--checkpoint-every", "2", "--samples-every", "4", "--flip"]  # fmt: skip
+               "--checkpoint-every", "2", "--samples-every", "4", "--flip",
+               "--evaluate-every", "4"]  # fmt: skip
     for refused, message in (
         (["--degradation", "blur", "--degraded-share", "0.5"], "degradation must be none for latents"),
-        (["--evaluate-every", "2"], "evaluate_every must be 0 for latents"),
     ):
         assert main(["train", "digits", "--data", data, *options, *refused, "--out", run]) == 2
         assert message in capsys.readouterr().err
     assert main(["train", "digits", "--data", data, *options, "--out", run]) == 0
+    (line,) = read_lines(tmp_path / "run" / "evaluations.jsonl")
+    assert (line["step"], line["protocol"]["decoder"]) == (4, "none: latents are compared")
+    assert {"w2_squared", "precision", "recall", "accuracy", "memorised"} <= set(line["figures"])
+    assert "decoder none: latents are compared" in (tmp_path / "run" / "summary.md").read_text()
     sample = ["sample", run, "--number", "4", "--steps", "2"]
     capsys.readouterr()
     assert main(sample) == 2
@@ -125,6 +164,8 @@ def test_latents_train_and_their_samples_are_decoded(folders, tmp_path, small_ne
     assert main([*sample, "--decoder", "there"]) == 0
     with np.load(tmp_path / "run" / "samples-4" / "samples.npz") as archive:
         assert archive["arr_0"].shape == (4, SIDE, SIDE, 3)
+    made = json.loads((tmp_path / "run" / "samples-4" / "samples.json").read_text())
+    assert made["decoder"] == {"folder": "there", "sha256": "of this test"}
     capsys.readouterr()
     assert main(["evaluate", run]) == 2
     assert "inception for a run on latents" in capsys.readouterr().err
