@@ -37,8 +37,9 @@ def from_directory(root: Path, split: str, resolution: int = 0, bad_share: float
     ones have their own, and `resolution` may be 0.
 
     Raises `ValueError` for an unknown split, a folder of other contents, saying what was found, a resolution that is
-    not given, a `bad_share` outside [0, 1], more than that share left out by the listing, and what `ImageFolder`,
-    `TarShards` and `Prepared` refuse. (Of prepared data the share was minded when they were prepared.)
+    not given, a `bad_share` outside [0, 1], more than that share left out by the listing, a DIR/val or DIR/test of
+    images without classes, and what `ImageFolder`, `TarShards` and `Prepared` refuse. (Of prepared data the share was
+    minded when they were prepared.)
     """
     require_one_of("split", split, SPLITS)
     require(root.is_dir(), "data", f"'{root}', which is no folder", EXPECTED)
@@ -53,6 +54,8 @@ def from_directory(root: Path, split: str, resolution: int = 0, bad_share: float
     files = _few(training, kind(training), bad_share)
     if testing is None:
         return _held_out(root.name, files, split, resolution, bad_share)
+    if kind is ImageFolder:
+        _require_classes(testing)
     if split == "test":
         files = _few(testing, kind(testing, files.class_names), bad_share)
     return FileSource(root.name, files, np.arange(files.labels.size), resolution, bad_share)
@@ -64,6 +67,15 @@ def _prepared(root: Path, split: str, resolution: int, bad_share: float) -> File
     require(resolution in (0, side), "resolution", resolution, f"{side}, as '{root}' was prepared, or left out")
     files = Prepared(root, split)
     return kind(root.name, files, np.arange(files.labels.size), side, bad_share)
+
+
+def _require_classes(testing: Path) -> None:
+    """Refuse, whichever split is read, a val or test without classes: ImageNet's archives unpack to such ones."""
+    allowed = (
+        "a folder with one folder of images per class, named as in 'train': sort its images into them (ImageNet's by "
+        "WordNet id), or rename it: without val and test a share of 'train' is held out"
+    )
+    require(len(class_folders(testing)) >= 1, f"'{testing}'", "no folder in it", allowed)
 
 
 def _few(root: Path, files: Files, bad_share: float) -> Files:

@@ -189,6 +189,24 @@ def test_a_folder_with_splits_is_read_as_it_is_split(tmp_path):
         check_source(source)
 
 
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_a_flat_held_out_folder_is_refused_for_either_split_and_it_says_what_to_do(tmp_path, name):
+    """As ImageNet's archives of val and test unpack."""
+    root = write_folder(tmp_path / "imagenet", per_class=5, splits=("train",))
+    flat = root / name
+    flat.mkdir()
+    (flat / "ILSVRC2012_val_00000001.JPEG").write_bytes(PICTURES[0])
+    message = rf"imagenet/{name}' must be .* one folder of images per class, .* sort its images .*, or rename it"
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match=message):
+            from_directory(root, split, SIDE)
+    with pytest.raises(ValueError, match=message):
+        prepare(root, tmp_path / "out", resolution=SIDE)
+    assert not (tmp_path / "out").exists()
+    flat.rename(root / "flat")
+    assert len(from_directory(root, "test", SIDE)) == 3
+
+
 @pytest.mark.parametrize(
     "write", [lambda root: write_folder(root, 10, splits=()), lambda root: write_shards(root, n=30)]
 )
