@@ -2,7 +2,7 @@
 
 `python -m imagegen presets` lists the presets; `train PRESET` trains one, any field of the config overridden by its
 option; the same command goes on where it stopped. Exit code 2: a mistake in what was asked; 3: training stopped itself;
-4: another host ended.
+4: another host ended; 5: the disk or server of the data stayed away.
 """
 
 import functools
@@ -19,6 +19,7 @@ from imagegen import papers
 from imagegen._names import require_one_of
 from imagegen.annotate import AnnotateConfig
 from imagegen.config import Config, check
+from imagegen.data.patience import DataAway
 from imagegen.data.skips import BAD_SHARE
 from imagegen.data.tokens import LENGTH
 from imagegen.hosts import HostLost, Launch, leads, leave_hosts, start_hosts
@@ -521,6 +522,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HostLost as error:
         print(f"error: {error}", file=sys.stderr)
         return 4
+    except DataAway as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 5
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@
 
 A sample that cannot be read is counted (`imagegen.data.skips`) and replaced by the next readable one of its class, in
 the order of indices, after the last the first. So a record depends on its index and the files alone, as in any source,
-and labels are true; it keeps its index, and all that is drawn from it.
+and labels are true; it keeps its index, and all that is drawn from it. A disk that is away is no such sample: it is
+waited for (`imagegen.data.patience`).
 """
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, SupportsIndex
@@ -18,13 +17,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from imagegen.data.decode import CHANNELS, Unreadable, decode_image
+from imagegen.data.patience import Patience
 from imagegen.data.skips import BAD_SHARE, LeftOut, Skips
 from imagegen.data.source import Record, Source, SourceWrapper, position
 from theory._checks import require
 
-PAUSES = (0.1, 1.0, 5.0)
-"""Seconds between tries to read from a disk that fails."""
-Contents = tuple[bytes, dict[str, Any]]
+PROBES = 8
+"""Samples that are read to tell a bad one from a disk that is away."""
 
 
 class Files(ABC):
@@ -51,7 +50,8 @@ class FileSource:
     """The images `rows` of `files`, m >= 1 of them, cropped to `side` >= 1 pixels, three channels (module's top).
 
     Raises `ValueError` for no rows, a side below 1, and a `bad_share` outside [0, 1]. Reading raises `ValueError` where
-    more than that share of the images seen so far was unreadable, or all images of a class are.
+    more than that share of the images seen so far was unreadable, or all images of a class are, and `DataAway` where
+    their disk is away, and stays so.
     """
 
     name: str
@@ -120,12 +120,13 @@ class FileSource:
     def sample(self, index: int) -> tuple[Float[np.ndarray, "h w c"], dict[str, Any]] | None:
         """Image and further fields of this very sample, or None if it is unreadable, which is noted.
 
-        Raises `ValueError` where too many are (`Skips`).
+        Raises `ValueError` where too many are (`Skips`), and `DataAway` where the disk is and stays so.
         """
         if self.skips.known(index):
             return None
         try:
-            content, fields = _patiently(self.files.read, int(self.rows[index]))
+            row = int(self.rows[index])
+            content, fields = self._patience(lambda: self.files.read(row), lambda: self._others(index))
             image, more = self.decoded(content)
         except (OSError, Unreadable) as error:
             self.skips.note(index, self.key(index), str(error))
@@ -138,6 +139,21 @@ class FileSource:
         return decode_image(content, self.side), {}
 
     @cached_property
+    def _patience(self) -> Patience:
+        return Patience(self.name)
+
+    def _others(self, index: int) -> bool:
+        """Whether any of some other samples, spread over the data, can be read now."""
+        return any(self._readable(index + k * len(self) // PROBES) for k in range(1, PROBES))
+
+    def _readable(self, number: int) -> bool:
+        try:
+            self.files.read(int(self.rows[number % len(self)]))
+        except (OSError, Unreadable):
+            return False
+        return True
+
+    @cached_property
     def _next(self) -> Int[np.ndarray, " m"]:
         """The next index of the same class, after the last the first."""
         after = np.empty(len(self), np.int64)
@@ -146,18 +162,6 @@ class FileSource:
         after[members] = np.roll(members, -1)
         after[members[ends]] = members[np.concatenate([[0], ends[:-1] + 1])]
         return after
-
-
-def _patiently(read: Callable[[int], Contents], row: int) -> Contents:
-    """What is read, tried again where a disk fails: a sample that is there must not be replaced in one process only."""
-    for pause in PAUSES:
-        try:
-            return read(row)
-        except (FileNotFoundError, PermissionError):
-            raise
-        except OSError:
-            time.sleep(pause)
-    return read(row)
 
 
 def file_source(source: Source) -> FileSource | None:

@@ -14,6 +14,7 @@ caption's tokens (`imagegen.data.embeddings`), whose encoder, length and width i
 
 import copy
 import dataclasses
+import errno
 import json
 import os
 from functools import cached_property
@@ -27,6 +28,7 @@ from imagegen._names import require_one_of
 from imagegen.data.decode import Unreadable
 from imagegen.data.embeddings import FROZEN, Frozen, load_frozen, unpack_states
 from imagegen.data.files import Files, FileSource
+from imagegen.data.patience import AWAY
 from imagegen.data.skips import LeftOut, left_out, together
 from imagegen.data.source import Source
 from theory._checks import InputError, require
@@ -127,13 +129,9 @@ class Prepared(Files):
     def read(self, index: int) -> tuple[bytes, dict[str, Any]]:
         """The PNG or latent, the `caption` if there is one, and its `embedding`, if wanted, float16, (length, width).
 
-        Raises `Unreadable` for a damaged record.
+        Raises `OSError` where the shard cannot be read, and `Unreadable` for a damaged record.
         """
-        try:
-            record = self._records[index]
-        except RuntimeError as error:
-            raise Unreadable(str(error)) from error
-        header, content = unpack(record)
+        header, content = unpack(self._record(index))
         fields = {"caption": header["caption"]} if "caption" in header else {}
         if self.text is None:
             return content, fields
@@ -160,12 +158,31 @@ class Prepared(Files):
         require(same, f"'{file}'", "that of another encoder", f"as {MANIFEST} says: prepare the data again")
         return frozen
 
+    def _record(self, index: int) -> bytes:
+        try:
+            record: bytes = self._records[index]
+        except RuntimeError as error:
+            failed = _system_error(error, self._shards[int(np.searchsorted(self._ends, index, side="right"))])
+            if failed is None:
+                raise Unreadable(str(error)) from error
+            vars(self).pop("_records", None)  # open the shards anew next time: handles may be known no more
+            raise failed from error
+        return record
+
     @cached_property
     def _records(self) -> Any:
         """Random access to the records of all shards."""
         import grain
 
         return grain.sources.ArrayRecordDataSource([str(file) for file in self._shards])
+
+
+def _system_error(error: RuntimeError, shard: Path) -> OSError | None:
+    """The system's error of which ArrayRecord passes on the words alone, if it is one: "open() failed: No such ..."."""
+    for number in (errno.ENOENT, *AWAY):
+        if f"failed: {os.strerror(number)}" in str(error):
+            return OSError(number, str(error), str(shard))
+    return None
 
 
 def _listed(shard: Path, count: int) -> tuple[Shaped[np.ndarray, " n"], Int[np.ndarray, " n"]]:

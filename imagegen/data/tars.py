@@ -62,7 +62,8 @@ class TarShards(Files):
         self._spans: Int[np.ndarray, "n 4"] = np.concatenate([found["spans"] for found in parts])[labelled]
         self.class_names, self.labels = _classes(root, labels[labelled], class_names)
         self._open: dict[int, int] = {}
-        weakref.finalize(self, _close, self._open)
+        self._failed: list[int] = []
+        weakref.finalize(self, _close, self._open, self._failed)
 
     def key(self, index: int) -> str:
         """Shard and key: 00000/000000012."""
@@ -80,10 +81,21 @@ class TarShards(Files):
         try:
             content = _span(opened, place, size)
             caption = _span(opened, caption_place, caption_size).decode(errors="replace").strip()
+        except OSError:
+            self._forget(shard, opened)
+            raise
         finally:
             if handle is None and (len(self._open) >= OPEN or self._open.setdefault(shard, opened) != opened):
                 os.close(opened)
         return content, {"caption": caption}
+
+    def _forget(self, shard: int, handle: int) -> None:
+        """Open the shard anew next time: a server that was away may know the handle no more. It is closed at the end,
+        as other threads may be reading by it.
+        """
+        if self._open.get(shard) == handle:
+            self._failed.append(handle)
+            self._open.pop(shard, None)  # another thread may have been faster
 
 
 def tar_files(root: Path) -> list[Path]:
@@ -98,8 +110,8 @@ def _span(handle: int, place: int, size: int) -> bytes:
     return content
 
 
-def _close(handles: dict[int, int]) -> None:
-    for handle in handles.values():
+def _close(handles: dict[int, int], failed: list[int]) -> None:
+    for handle in {*handles.values(), *failed}:
         os.close(handle)
 
 
