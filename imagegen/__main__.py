@@ -1,4 +1,4 @@
-"""The command line of `imagegen`: prepare, annotate, quality, grade, train, sample, evaluate, export.
+"""The command line of `imagegen`: prepare, annotate, quality, grade, rewrite, train, sample, evaluate, export.
 
 `python -m imagegen presets` lists the presets; `train PRESET` trains one, any field of the config overridden by its
 option; the same command goes on where it stopped. Exit code 2: a mistake in what was asked; 3: training stopped itself;
@@ -145,6 +145,34 @@ def grade(
 
     print(told(grade(data, scores, out, resolution=resolution, bad_share=bad_share, sigma_min=sigma_min)))
     print(f"wrote {out}")
+    return 0
+
+
+def rewrite(
+    data: tyro.conf.Positional[str],
+    out: tyro.conf.Positional[Path],
+    *,
+    level: int,
+    model: Path | None = None,
+    split: str = "train",
+    resolution: int = 0,
+) -> int:
+    """Rewrite all captions of a folder once: OUT, for `train --captions rewrite --rewritten OUT`.
+
+    Args:
+        data: A folder of tar shards, or of prepared data, as for `train --data`.
+        out: The file, .jsonl; captions that it has are not rewritten again.
+        level: How much changes, 1 (one attribute) to 5 (all entities, attributes and relations).
+        model: The folder of a language model of transformers; by default words are exchanged by rules.
+        split: train or test.
+        resolution: As for `train`.
+    """
+    from imagegen.data.rewriting import LanguageModelRewriter, rewrite_words
+    from imagegen.rewrites import RULES, model_sha256, rewrite
+
+    rewriter, called = (rewrite_words, RULES) if model is None else (LanguageModelRewriter(model), model_sha256(model))
+    count = rewrite(data, out, level=level, rewriter=rewriter, called=called, split=split, resolution=resolution)
+    print(f"{count} captions are rewritten in {out}")
     return 0
 
 
@@ -479,6 +507,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "annotate": annotate,
     "quality": quality,
     "grade": grade,
+    "rewrite": rewrite,
     "sample": sample,
     "evaluate": evaluate,
     "reference": reference,
@@ -492,6 +521,7 @@ INTERRUPTED = {
     "prepare": "interrupted; finished shards are kept, the same command goes on with the others",
     "train": "interrupted; the same command goes on from the newest checkpoint, if there is one",
     "quality": "interrupted; scored images are kept, the same command goes on with the others",
+    "rewrite": "interrupted; rewritten captions are kept, the same command goes on with the others",
     "annotate": "interrupted; what finished judges said is kept, the same command goes on with the next",
     "sample": "interrupted; finished parts are kept, the same command goes on from them",
     "reference": "interrupted; what is finished is kept, the same command goes on from it",

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from imagegen.data.builtin import make_source
 from imagegen.data.degrade import degraded_flags
 from imagegen.data.files import FileSource, file_source
 from imagegen.data.source import Source
@@ -114,6 +115,14 @@ def require_of(noted: Annotations, source: Source, file: str) -> None:
 def listing(source: Source) -> FileSource | None:
     """The images in a folder that a source reads, where the source itself degrades none; else None."""
     return file_source(source) if degraded_flags(source) is None else None
+
+
+def in_a_folder(data: str, resolution: int, split: str = "train") -> FileSource:
+    """The samples of a folder, as for `train --data`. Raises `InputError` for other data, and as `make_source` does."""
+    source = listing(make_source(data, split, resolution=resolution, bad_share=1.0))  # training has its own share
+    require(source is not None, "data", f"'{data}'", "a folder: of images by class, of tar shards, or prepared")
+    assert source is not None
+    return source
 
 
 def keys_fingerprint(source: FileSource) -> str:

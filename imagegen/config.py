@@ -71,11 +71,14 @@ class Config:
     text_length: int = 77
     """Tokens of a caption; longer ones are cut. Of prepared embeddings: as they were prepared."""
     captions: str = "none"
-    """What happens to captions: none, swap (among pairs of samples) or rewrite (other words, by rules)."""
+    """What happens to captions: none, swap (among pairs of samples) or rewrite (other words, by rules or a file)."""
     caption_share: float = 0.0
     """The share of the samples, in [0, 1]."""
     caption_level: int = 1
     """Rewriting: how much changes, 1 (one attribute) to 5 (all entities, attributes and relations)."""
+    rewritten: str = ""
+    """Rewriting: the file that `python -m imagegen rewrite` wrote for these data, a language model's captions say;
+    empty: by rules."""
     path: str = "vp-cosine"
     """The corruption path: vp-linear, vp-cosine, edm, shortest, equal-angle or heat."""
     predict: str = "velocity"
@@ -250,6 +253,8 @@ def _check_text(config: Config) -> None:
         require(not idle, name, repr(getattr(config, name)), "left out where text is empty: captions are not read")
     idle = config.captions != "rewrite" and config.caption_level != usual.caption_level
     require(not idle, "caption_level", config.caption_level, f"left out for captions={config.captions!r}")
+    idle = config.captions != "rewrite" and config.rewritten != ""
+    require(not idle, "rewritten", f"'{config.rewritten}'", f"left out for captions={config.captions!r}")
     if config.text == "":
         return
     if not config.text.endswith(".json"):

@@ -27,15 +27,14 @@ from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 from imagegen import annotations
-from imagegen.annotations import Annotations, keys_fingerprint, listing
+from imagegen.annotations import Annotations, in_a_folder, keys_fingerprint
 from imagegen.clip import Embedder, unit
-from imagegen.data.builtin import make_source
 from imagegen.data.files import FileSource
 from imagegen.data.latents import LatentSource
 from imagegen.data.source import read_batch
 from imagegen.sampling import to_bytes
 from theory._checks import InputError, make_folder, require
-from theory._files import locked, sha256_of, write_whole
+from theory._files import cut_torn_line, locked, sha256_of, write_whole
 
 COLUMNS = ("key", "score")
 PROMPTS = ("Good photo.", "Bad photo.")
@@ -60,7 +59,7 @@ def grade(
     require(0 < sigma_min < math.inf, "sigma_min", sigma_min, "positive and finite")
     annotations.require_out(out)
     known = read_scores(scores)
-    source = _in_a_folder(data, resolution)
+    source = in_a_folder(data, resolution)
     own = _scores_of(source, known, scores)
     about: dict[str, Any] = {
         "fingerprint": keys_fingerprint(source),
@@ -84,7 +83,7 @@ def quality(data: str, clip: Embedder, out: Path, *, resolution: int = 0) -> int
     data that are not images in a folder, and an `out` that does not end in .csv, or has other scores.
     """
     require(out.suffix == ".csv" and not out.is_dir(), "out", out, "a file that ends in .csv")
-    source = _in_a_folder(data, resolution)
+    source = in_a_folder(data, resolution)
     require(not isinstance(source, LatentSource), "data", f"'{data}', latents", "images")
     make_folder("out", out.parent)
     with locked("out", out.with_suffix(".lock"), guarded=out):
@@ -117,18 +116,10 @@ def _begun(out: Path, about: dict[str, Any]) -> dict[str, float]:
     if out.exists():
         same = beside.exists() and beside.read_text(encoding="utf-8") == text
         require(same, "out", f"'{out}', with scores that were made otherwise", "a new file, or one of the same call")
-        written = out.read_bytes()
-        write_whole(out, written[: written.rfind(b"\n") + 1])  # a line may have been cut off
+        cut_torn_line(out)
     else:
         write_whole(beside, text)
     return read_scores(out) if out.exists() and out.stat().st_size else {}
-
-
-def _in_a_folder(data: str, resolution: int) -> FileSource:
-    source = listing(make_source(data, "train", resolution=resolution, bad_share=1.0))  # training has its own share
-    require(source is not None, "data", f"'{data}'", "a folder: of images by class, of tar shards, or prepared")
-    assert source is not None
-    return source
 
 
 def lowest(scores: Float[np.ndarray, " n"], count: int) -> Bool[np.ndarray, " n"]:

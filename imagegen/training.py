@@ -4,6 +4,7 @@
     FOLDER/tokenizer.json                   where captions are read: how, a copy or trained on them
     FOLDER/text.npz                         where their prepared embeddings are: by which encoder, and the empty one's
     FOLDER/annotations.npz                  where it is gated by such a file: a copy, read from then on
+    FOLDER/rewritten.json                   where rewritten captions are from a file: which, and its SHA-256
     FOLDER/start.json                       where it starts from a file of weights: which, and its SHA-256
     FOLDER/checkpoints/                     weights, averages, moments, step
     FOLDER/metrics.jsonl                    a line every `log_every` steps; the same numbers however often it stopped
@@ -44,6 +45,7 @@ from imagegen.data.skips import told
 from imagegen.data.source import Source, check_source
 from imagegen.hosts import HostLost, agree, leads, of_host_0
 from imagegen.model import model_flops
+from imagegen.rewrites import note_rewritten
 from imagegen.run import average_denoiser
 from imagegen.sampling import SamplerConfig, evenly, generate, sampling_key, save_grid
 from imagegen.step import (
@@ -109,6 +111,7 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
     frozen = make_frozen(config, source, folder / FROZEN)
     task, state = make_task(config, known, frozen if tokenizer is None else tokenizer.vocabulary, mesh)
     note = note_start(Path(config.start), folder / "start.json") if config.start else ""
+    made = note_rewritten(Path(config.rewritten), folder / "rewritten.json") if config.rewritten else ""
     if note:
         state = started(state, task, Path(config.start))
     gates = make_gates(config, source, task.path, kept if kept.exists() else Path(config.annotations))
@@ -125,6 +128,8 @@ def train(config: Config, folder: Path, devices: Sequence[jax.Device] | None = N
                 save_frozen(frozen, folder / FROZEN)
             if note:
                 write_whole(folder / "start.json", note)
+            if made:
+                write_whole(folder / "rewritten.json", made)
             if config.annotations and not kept.exists():
                 write_whole(kept, Path(config.annotations).read_bytes())
         labels = hashlib.sha256(source.labels.tobytes()).hexdigest()

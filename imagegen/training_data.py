@@ -1,6 +1,7 @@
 """What a run trains on: its source, with some images degraded and captions corrupted, the noise gates of the degraded
 images, the tokens or embeddings of captions."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Any
@@ -20,6 +21,7 @@ from imagegen.data.records import frozen_of, with_embeddings
 from imagegen.data.rewriting import Rewritten
 from imagegen.data.source import ArraySource, Source, Subset, in_memory
 from imagegen.data.tokens import CaptionTokenizer, Tokenised, captions_of, load_tokenizer, train_tokenizer
+from imagegen.rewrites import made_captions
 from imagegen.step import GATE
 from imagegen.uses import LATENT
 from theory._checks import require
@@ -37,7 +39,7 @@ def training_source(config: Config) -> Source:
     there until they are needed, all others are in memory.
 
     Raises `ValueError` for bad data or a bad file, and where some should be degraded, or clean, but none is, or
-    captions should be corrupted, or embeddings of them read, but there are none.
+    captions should be corrupted, or embeddings of them read, but there are none, and as `made_captions` does.
     """
     source = make_source(config.data, "train", resolution=config.resolution, bad_share=config.bad_share)
     if config.text == PREPARED:
@@ -46,6 +48,8 @@ def training_source(config: Config) -> Source:
         source = Swapped(source, config.caption_share, config.seed)
     if config.captions == "rewrite":
         source = Rewritten(source, config.caption_share, config.caption_level, config.seed)
+        if config.rewritten:
+            source = dataclasses.replace(source, made=made_captions(File(config.rewritten), source))
     latent = isinstance(file_source(source), LatentSource)
     require(not latent or config.degradation == "none", "degradation", config.degradation, "none for latents")
     if config.degradation != "none":

@@ -33,6 +33,12 @@ def written_whole(file: Path) -> Iterator[BinaryIO]:
     partial.replace(file)
 
 
+def cut_torn_line(file: Path) -> None:
+    """Leave the whole lines of a file that was being written, line by line, when the process was killed."""
+    written = file.read_bytes()
+    write_whole(file, written[: written.rfind(b"\n") + 1])
+
+
 def sha256_of(file: Path) -> str:
     """SHA-256 of a file's content."""
     with file.open("rb") as stream:

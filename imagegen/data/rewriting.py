@@ -14,12 +14,13 @@ those in a caption, level
 
 and where a caption has nothing that its level exchanges, one relation or else one entity is. Larger levels change the
 words that smaller ones change, and more. A caption without any known word stays as it is.
-`LanguageModelRewriter` asks a local model through `transformers`.
+`LanguageModelRewriter` asks a local model through `transformers`. Captions that were rewritten before, into a file
+(`imagegen.rewrites`), are looked up instead.
 """
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -178,8 +179,8 @@ class Rewritten(SourceWrapper):
     """`source` with the captions of round(eta·n) of its n samples rewritten at a `level`; eta in [0, 1], seed >= 0.
 
     Which ones: the first of a permutation drawn from the seed, so that a larger eta rewrites the same ones and more;
-    how: by the seed and the sample's index alone. The records say whether: `rewritten`. Raises `ValueError` for another
-    eta, level or seed, and a source without captions.
+    how: by the seed and the sample's index alone, or as `made` says by index. The records say whether: `rewritten`.
+    Raises `ValueError` for another eta, level or seed, and a source without captions.
     """
 
     source: Source
@@ -187,6 +188,7 @@ class Rewritten(SourceWrapper):
     level: int
     seed: int
     rewriter: Rewriter = rewrite_words
+    made: Mapping[int, str] | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers, and look for captions."""
@@ -200,16 +202,24 @@ class Rewritten(SourceWrapper):
     def rewritten(self) -> Bool[np.ndarray, " n"]:
         """Which captions are rewritten."""
         n = len(self.source)
-        return np.isin(np.arange(n), self._rng(0, 3).permutation(n)[: round(self.eta * n)])
+        return np.isin(np.arange(n), _rng(self.seed, 0, 3).permutation(n)[: round(self.eta * n)])
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         record = self.source[index]
         number = int(record["index"])
         if not self.rewritten[number]:
             return {**record, "rewritten": np.bool_(False)}
-        caption = self.rewriter(str(record["caption"]), self.level, self._rng(number, 4))
+        if self.made is not None:
+            return {**record, "caption": self.made[number], "rewritten": np.bool_(True)}
+        caption = self.rewriter(str(record["caption"]), self.level, rewriting_rng(self.seed, number))
         return {**record, "caption": caption, "rewritten": np.bool_(True)}
 
-    def _rng(self, index: int, purpose: int) -> np.random.Generator:
-        """`purpose`: 3 to choose, 4 to rewrite; others are a generated source's and `Degraded`'s."""
-        return np.random.default_rng((self.seed, index, purpose))
+
+def rewriting_rng(seed: int, index: int) -> np.random.Generator:
+    """What a rewriter draws from, for the sample of this index."""
+    return _rng(seed, index, 4)
+
+
+def _rng(seed: int, index: int, purpose: int) -> np.random.Generator:
+    """`purpose`: 3 to choose, 4 to rewrite; others are a generated source's and `Degraded`'s."""
+    return np.random.default_rng((seed, index, purpose))
