@@ -148,7 +148,7 @@ class Config:
     data at which noise it trains, in place of sigma_min."""
     start: str = ""
     """A file of weights to start from: .safetensors that `python -m imagegen export` wrote, or a published layout of
-    the same network in a .safetensors, .pth, .pt or .ckpt."""
+    the same network in a .safetensors, .pth, .pt or .ckpt; for text an LDM U-Net's, its text encoder stays as drawn."""
 
 
 FREE = (

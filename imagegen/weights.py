@@ -10,7 +10,9 @@ A .safetensors file of ours holds the network's arrays and the class table by th
 Also read: files of safetensors, or of `torch.save`, with a DiT in the layout of facebookresearch/DiT or diffusers, or
 an LDM U-Net in that of CompVis/latent-diffusion or diffusers (see `imagegen.networks`). Which one it is is seen by the
 names. A class table comes with DiT and CompVis's checkpoints; diffusers' U-Net has none, and the run's own new one
-stays. Of a DiT that also predicts variances, the half of the last layer that predicts the image's noise is taken.
+stays. Of a DiT that also predicts variances, the half of the last layer that predicts the image's noise is taken. A
+run that reads text takes a published U-Net too, whose cross-attention must be as wide as its tokens; its text encoder
+stays as drawn.
 """
 
 import json
@@ -20,11 +22,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from imagegen.checkpoint import named
 from imagegen.config import as_json
-from imagegen.model import AnyModel, Model, trained
+from imagegen.hosts import leads
+from imagegen.model import AnyModel, Model, TextModel, trained
 from imagegen.networks import diffusers_layouts, dit_weights, ldm_weights
 from imagegen.networks.dit import DiT
 from imagegen.networks.ldm_unet import LDMUNet
@@ -72,39 +76,54 @@ def read_weights(file: Path) -> tuple[dict[str, np.ndarray], bool]:
 
 
 def start_from(model: AnyModel, file: Path) -> AnyModel:
-    """The model with the weights of the file; one that reads text takes those of our layout alone.
+    """The model with the weights of the file; what a published layout has not, class table or text encoder, stays.
 
     Raises `InputError` for a file that is missing or cannot be read, weights of another network than the model's,
     naming arrays that differ, and numbers that are not finite.
     """
     state, ours = read_weights(file)
     arrays, rest = eqx.partition(model, trained(model))
-    shapes = {name: leaf.shape for name, leaf in _arrays(model).items()}
+    own = _arrays(model)
     try:
-        found: Mapping[str, Any] = state if ours else _arrays(_published(model, state))
+        found = state if ours else _published(model, state)
+        shapes = {name: leaf.shape for name, leaf in own.items() if ours or name in found or _of_network(name)}
         check_state(found, shapes, "the run's model")
     except InputError as error:
         raise InputError(f"start: '{file}' does not fit a run of {type(model.network).__name__}: {error}") from error
-    filled = jax.tree.unflatten(jax.tree.structure(arrays), [float32(found[name]) for name in shapes])
-    return eqx.combine(filled, rest)
+    if isinstance(model, TextModel) and not ours and leads():
+        print(f"start: '{file}' has the network alone; the text encoder starts as drawn from the seed", flush=True)
+    filled = [float32(found[name]) if name in found else leaf for name, leaf in own.items()]
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), filled), rest)
 
 
-def _published(model: AnyModel, state: State) -> Model:
-    """A model with published weights, of the sizes that these have."""
+def _of_network(name: str) -> bool:
+    return name.startswith("network.")
+
+
+def _published(model: AnyModel, state: State) -> Mapping[str, Any]:
+    """What a state in a published layout has of the model's arrays, by their names; of the sizes that it has."""
     network: Any = model.network
-    if not isinstance(model, Model):
-        raise InputError("the file must be one that `export` wrote, for a run that reads text.")
     if isinstance(network, DiT):
         known = diffusers_layouts.dit_state(state, network.grid) if diffusers_layouts.is_dit(state) else state
         filled, table = dit_weights.from_reference(known, heads=network.heads)
         require(filled.shape == network.shape, "state", f"for {filled.shape}", f"for images of shape {network.shape}")
         twice = len(filled.final.bias) == 2 * len(network.final.bias)
-        return Model(dit_weights.without_variances(filled) if twice else filled, table)
+        return _arrays(Model(dit_weights.without_variances(filled) if twice else filled, table))
     require(isinstance(network, LDMUNet), "state", "another layout", "written by `export`")
-    if diffusers_layouts.is_ldm(state):
-        return Model(ldm_weights.from_reference(diffusers_layouts.ldm_state(state), network), model.table)
     inner, rows = ldm_weights.of_checkpoint(state)
-    return Model(ldm_weights.from_reference(inner, network), model.table if rows is None else float32(rows))
+    if diffusers_layouts.is_ldm(state):
+        inner = diffusers_layouts.ldm_state(state)
+    _require_tokens(inner, network)
+    with_network = eqx.tree_at(lambda one: one.network, model, ldm_weights.from_reference(inner, network))
+    found = {name: leaf for name, leaf in _arrays(with_network).items() if _of_network(name)}
+    return found if rows is None or not isinstance(model, Model) else {**found, "table": rows}
+
+
+def _require_tokens(state: State, network: LDMUNet) -> None:
+    """The U-Net's cross-attention must read what the run shows it; the same for all its layers."""
+    width = next((value.shape[-1] for name, value in state.items() if name.endswith("attn2.to_k.weight")), None)
+    allowed = f"that of the run's classes or tokens, {network.d_emb} numbers (text_encoder chooses it)"
+    require(width in (None, network.d_emb), "state's condition", f"one of {width} numbers", allowed)
 
 
 def _arrays(model: AnyModel) -> dict[str, Any]:
@@ -137,6 +156,8 @@ def started(state: TrainingState, task: Task, file: Path) -> TrainingState:
 
 
 def _placed(like: jax.Array, array: jax.Array) -> jax.Array:
-    """The array, split over devices and hosts as `like` is."""
+    """A copy of the array, split over devices and hosts as `like` is."""
+    if array is like:  # the run's own, which may lie on several hosts
+        return jnp.copy(like)
     values = np.asarray(array)
     return jax.make_array_from_callback(like.shape, like.sharding, lambda part: values[part])

@@ -17,18 +17,22 @@ from imagegen import statistics
 from imagegen.__main__ import main
 from imagegen.checkpoint import Checkpoints
 from imagegen.config import Config, check
-from imagegen.model import Model
+from imagegen.model import Model, TextModel, trained
 from imagegen.networks.dit import DiT, unpatchify
 from imagegen.networks.dit_weights import to_reference, without_variances
 from imagegen.networks.ldm_unet import LDMUNet
+from imagegen.networks.ldm_weights import from_reference as ldm_from_reference
 from imagegen.networks.ldm_weights import to_reference as ldm_to_reference
+from imagegen.networks.text import TextEncoder
+from imagegen.networks.text_dit import TextDiT
 from imagegen.networks.unet import UNet
 from imagegen.run import load_run
 from imagegen.statistics import statistics_of
-from imagegen.step import make_task
+from imagegen.step import State, make_task
 from imagegen.training import train
 from imagegen.training_data import training_source
 from imagegen.weights import note_start, read_weights, start_from, started
+from tests.imagegen.test_networks_weights_ldm import state as published_u_net
 
 pytestmark = pytest.mark.usefixtures("small_network")
 SMALL = Config(network="small", batch=32, steps=4, warmup=2, log_every=2, checkpoint_every=2, samples_every=0,
@@ -224,3 +228,58 @@ def test_what_does_not_fit_is_named(tmp_path):
     for message, model in cases.items():
         with pytest.raises(ValueError, match=message):
             start_from(model, file)
+
+
+# --- published U-Nets and runs that read text
+
+
+def text_model(network, d_emb=6, **sizes):
+    """Of drawn numbers."""
+    key = jax.random.key(0)
+    first = redrawn(eqx.filter_eval_shape(network, (4, 4, 3), d_emb=d_emb, key=key, **sizes), 0)
+    encoder = eqx.filter_eval_shape(TextEncoder, 30, 5, width=d_emb, depth=1, heads=2, key=key)
+    return TextModel(first, redrawn(encoder, 1), jnp.arange(5))
+
+
+def text_ldm(d_emb=6):
+    return text_model(LDMUNet, d_emb, channels=64, multipliers=(1, 2), blocks=1, attention=(1,))
+
+
+@pytest.mark.parametrize("layout", ["compvis", "checkpoint", "diffusers"])
+def test_a_published_u_net_is_a_start_for_text_and_the_encoder_stays_as_drawn(layout, tmp_path, capsys):
+    arrays, model, file = published_u_net("compvis"), text_ldm(), tmp_path / "unet.safetensors"
+    held = published_u_net("diffusers") if layout == "diffusers" else arrays
+    if layout == "checkpoint":
+        held = {f"model.diffusion_model.{name}": value for name, value in arrays.items()}
+        held["cond_stage_model.transformer.token_emb.weight"] = np.ones((30, 6), np.float32)
+    save_file(held, file)
+    found = start_from(model, file)
+    assert "the text encoder starts as drawn" in capsys.readouterr().out
+    assert same(found.network, ldm_from_reference(arrays, model.network))
+    assert same(found.encoder, model.encoder)
+    np.testing.assert_array_equal(found.empty, model.empty)
+    assert jax.tree.structure(found) == jax.tree.structure(model)
+
+
+def test_a_run_that_reads_text_begins_with_copies_of_the_drawn_encoder(tmp_path):
+    """The step uses up what it is given."""
+    task, _ = make_task(SMALL, statistics_of(training_source(SMALL)))
+    parameters, static = eqx.partition(text_ldm(), trained(text_ldm()))
+    save_file(published_u_net("compvis"), tmp_path / "unet.safetensors")
+    state = State(parameters, (parameters,), None, jnp.asarray(0))
+    begun = started(state, dataclasses.replace(task, static=static), tmp_path / "unet.safetensors")
+    assert same(begun.parameters, begun.averages[0])
+    assert same(begun.parameters.encoder, parameters.encoder)
+    assert not same(begun.parameters.network, parameters.network)
+    of = [jax.tree.leaves(tree.encoder) for tree in (parameters, begun.parameters, begun.averages[0])]
+    places = [leaf.unsafe_buffer_pointer() for leaves in of for leaf in leaves]
+    assert len(set(places)) == len(places)
+
+
+def test_a_u_net_of_another_width_and_a_reading_dit_are_refused(tmp_path):
+    file = tmp_path / "unet.safetensors"
+    save_file(published_u_net("diffusers"), file)
+    with pytest.raises(ValueError, match=r"classes or tokens, 8 numbers \(text_encoder chooses it\); got one of 6 num"):
+        start_from(text_ldm(8), file)
+    with pytest.raises(ValueError, match=r"a run of TextDiT: state must be written by `export`"):
+        start_from(text_model(TextDiT, patch=2, width=16, depth=1, heads=2), file)
