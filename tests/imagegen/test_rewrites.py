@@ -1,9 +1,11 @@
 """Captions rewritten into a file: all, once, and as training reads them by key."""
 
+import hashlib
 import json
 import sys
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from imagegen.data.builtin import make_source
 from imagegen.data.rewriting import Rewritten
 from imagegen.prepare import prepare
 from imagegen.rewrites import made_captions, note_rewritten, rewrite
+from imagegen.training import train
 from imagegen.training_data import training_source
 from tests.imagegen.disk import write_folder, write_shards
 
@@ -136,6 +139,21 @@ def test_a_file_that_has_changed_since_the_run_began_is_refused(tmp_path):
     file.write_text("{ }")
     with pytest.raises(ValueError, match=r"rewritten must be the same file as when the run began.*changed since"):
         note_rewritten(file, noted)
+
+
+@pytest.mark.slow
+def test_a_run_notes_the_file_and_goes_on_only_with_the_same(root, tmp_path, small_network):
+    out, folder = tmp_path / "captions.jsonl", tmp_path / "run"
+    rewrite(str(root), out, level=2, rewriter=shout, called="loud", resolution=SIDE)
+    few = {"text_length": 8, "network": "small", "text_encoder": "small", "batch": 4, "steps": 2, "warmup": 1}
+    run = config(root, out, **few, log_every=1, checkpoint_every=1, samples_every=0)
+    train(run, folder, jax.devices()[:1])
+    noted = json.loads((folder / "rewritten.json").read_text())
+    assert noted == {"rewritten": str(out), "sha256": hashlib.sha256(out.read_bytes()).hexdigest()}
+    train(run, folder, jax.devices()[:1])
+    out.write_text(out.read_text().replace("RED", "BLUE"))
+    with pytest.raises(ValueError, match="changed since"):
+        train(run, folder, jax.devices()[:1])
 
 
 def test_a_language_model_is_reached_by_a_command_and_its_file_says_which(root, tmp_path, monkeypatch, capsys):

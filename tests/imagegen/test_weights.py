@@ -17,7 +17,7 @@ from imagegen import statistics
 from imagegen.__main__ import main
 from imagegen.checkpoint import Checkpoints
 from imagegen.config import Config, check
-from imagegen.model import Model, TextModel, trained
+from imagegen.model import Encoded, Model, TextModel, trained
 from imagegen.networks.dit import DiT, unpatchify
 from imagegen.networks.dit_weights import to_reference, without_variances
 from imagegen.networks.ldm_unet import LDMUNet
@@ -259,6 +259,8 @@ def test_a_published_u_net_is_a_start_for_text_and_the_encoder_stays_as_drawn(la
     assert same(found.encoder, model.encoder)
     np.testing.assert_array_equal(found.empty, model.empty)
     assert jax.tree.structure(found) == jax.tree.structure(model)
+    prepared = Encoded(model.network, jnp.zeros((5, 6)))  # no encoder is trained along
+    assert same(start_from(prepared, file), Encoded(found.network, prepared.null))
 
 
 def test_a_run_that_reads_text_begins_with_copies_of_the_drawn_encoder(tmp_path):
