@@ -57,7 +57,7 @@ pretrained: $(PRETRAINED)/.installed
 
 train-step: named $(STAMP) $(DIT)/.installed
 	$(BIN)/python benchmarks/train_step.py --reference $(REFERENCE) --reference-python $(DIT)/bin/python \
-		--networks dit-s/2 dit-b/2 ldm-4 --batch 8 4 1 --rounds 5 --sampled 1 \
+		--networks dit-s/2 dit-b/2 ldm-4 --batch 8 4 1 --rounds 3 --sampled 1 1 0 \
 		--output benchmarks/RESULTS-train-step.md
 
 # On a GPU, up to DiT-XL/2 and LDM-4 in bfloat16, fast enough to be compared with RESULTS-roofline.md.

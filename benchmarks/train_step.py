@@ -135,7 +135,7 @@ def sampling_row(network: str, running: Running, state: State, times: int, peak:
     return f"| {network} | {running.images} | {what} | {found} | | {seconds[0]:.1f} | |"
 
 
-def measure(network: str, batch: int, peak: float, given: argparse.Namespace) -> list[str]:
+def measure(network: str, batch: int, sampled: int, peak: float, given: argparse.Namespace) -> list[str]:
     """Rows of a network; `peak` is the rate of all devices' matrix products."""
     base = Config(network=network, batch=batch, compute=given.compute, remat=given.remat, cosine=False, warmup=1)
     runs, state = started(base)
@@ -156,7 +156,7 @@ def measure(network: str, batch: int, peak: float, given: argparse.Namespace) ->
             f"| {network} | {batch} | {name} "
             f"| {rate:.2f} | {flops / 1e12:.3f} | {flops / peak:.0%} | {cost} | {compiled} |"
         )
-    return [*lines, sampling_row(network, runs["plain"], state, given.sampled, peak)] if given.sampled else lines
+    return [*lines, sampling_row(network, runs["plain"], state, sampled, peak)] if sampled else lines
 
 
 def reference(network: str, batch: int, own: str, given: argparse.Namespace) -> str:
@@ -182,19 +182,22 @@ def main() -> None:
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--steps", type=int, default=1, help="in a row, of each variant in a round")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--sampled", type=int, default=0, help="times that a batch of images is made; 0: never")
+    parser.add_argument("--sampled", type=int, nargs="+", default=[0], help="times that a batch of images is made")
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--reference-python")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    if len(given.batch) not in (1, len(given.networks)):
-        parser.error(f"--batch must be one number, or one for each of {len(given.networks)} networks")
-    batches = dict(zip(given.networks, itertools.cycle(given.batch), strict=False))
+    for name, values in (("--batch", given.batch), ("--sampled", given.sampled)):
+        if len(values) not in (1, len(given.networks)):
+            parser.error(f"{name} must be one number, or one for each of {len(given.networks)} networks")
+    batches, sampled = (
+        dict(zip(given.networks, itertools.cycle(values), strict=False)) for values in (given.batch, given.sampled)
+    )
     peak = jax.device_count() * matrix_rate(given.compute)
     rows: list[str] = []
     for network, batch in batches.items():
         try:
-            rows += measure(network, batch, peak, given)
+            rows += measure(network, batch, sampled[network], peak, given)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
