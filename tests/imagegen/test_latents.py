@@ -123,6 +123,7 @@ def test_evaluation_while_training_compares_latents_with_draws_of_their_laws(fol
     assert abs(np.corrcoef(drawn[0].ravel(), drawn[1].ravel())[0, 1]) < 5 / np.sqrt(drawn[0].size)
 
 
+@pytest.mark.slow
 def test_latents_twice_as_large_are_told_from_real_ones(folders):
     """Training latents in the place of samples, as they are and doubled: neither is clipped, as images are."""
     train, test, judge, conds = prepare_in_loop(Config(data=str(folders[1]), evaluate_every=1))
