@@ -127,19 +127,21 @@ def gone(pids, seconds):
     return not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
-def _heeds_interrupts():
-    """A shell that starts the tests in the background lets them, and all that they start, ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+HEEDING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""A shell that starts the tests in the background lets them, and all that they start, ignore Ctrl-C."""
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs /proc to see processes")
 @pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_an_interrupt_ends_the_workers_with_the_command(how, tmp_path):
     """To the whole group, as a terminal sends Ctrl-C, while a worker computes; killed, it can say nothing."""
-    arguments = [sys.executable, "-m", "sim", "run", "memorisation", "--fast", "--workers", "1", "--out", str(tmp_path)]
-    with subprocess.Popen(
-        arguments, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_heeds_interrupts
-    ) as process:
+    command = ["-m", "sim", "run", "memorisation", "--fast", "--workers", "1", "--out", str(tmp_path)]
+    arguments = [sys.executable, "-c", HEEDING, *command]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         until = time.monotonic() + 120
         while len(children(process.pid)) < 2 and time.monotonic() < until:  # the worker and a resource tracker
             time.sleep(0.1)
