@@ -23,7 +23,7 @@ from imagegen.data.files import FileSource, file_source
 from imagegen.data.rewriting import LEVELS, Rewriter, Rewritten, rewrite_words, rewriting_rng
 from imagegen.data.tokens import caption_of
 from theory._checks import InputError, make_folder, require
-from theory._files import cut_torn_line, locked, sha256_of, write_whole
+from theory._files import cut_torn_line, locked, note_file, sha256_of, write_whole
 
 RULES = "rules"
 """What the header calls `rewrite_words`."""
@@ -93,11 +93,7 @@ def note_rewritten(file: Path, noted: Path) -> str:
 
     Raises `InputError` for a file that has changed since `noted` was written.
     """
-    note = json.dumps({"rewritten": str(file), "sha256": sha256_of(file)}) + "\n"
-    same = not noted.exists() or noted.read_text(encoding="utf-8") == note
-    allowed = "the same file as when the run began, or choose another --out"
-    require(same, "rewritten", f"'{file}', changed since", allowed)
-    return note
+    return note_file("rewritten", file, noted)
 
 
 def _rewrite(source: FileSource, rewriter: Rewriter, level: int, out: Path, known: set[str]) -> None:

@@ -15,7 +15,6 @@ run that reads text takes a published U-Net too, whose cross-attention must be a
 stays as drawn.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ from imagegen.step import State as TrainingState
 from imagegen.step import Task
 from imagegen.weight_files import read_arrays
 from theory._checks import InputError, require
-from theory._files import sha256_of, write_whole
+from theory._files import note_file, write_whole
 
 __all__ = ["export_run", "note_start", "read_weights", "start_from", "started"]
 
@@ -137,10 +136,7 @@ def note_start(file: Path, noted: Path) -> str:
     Raises `InputError` for a missing file, and for one that has changed since `noted` was written.
     """
     require(file.is_file(), "start", f"'{file}', which is no file", "a file of weights")
-    note = json.dumps({"start": str(file), "sha256": sha256_of(file)}) + "\n"
-    same = not noted.exists() or json.loads(noted.read_text(encoding="utf-8")) == json.loads(note)
-    require(same, "start", f"'{file}', changed since", "the same file as when the run began, or choose another --out")
-    return note
+    return note_file("start", file, noted)
 
 
 def started(state: TrainingState, task: Task, file: Path) -> TrainingState:

@@ -1,6 +1,7 @@
 """Files that must never be found half written, what a file is known by, and what one process at a time may write to."""
 
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from theory._checks import InputError
+from theory._checks import InputError, require
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
@@ -43,6 +44,18 @@ def sha256_of(file: Path) -> str:
     """SHA-256 of a file's content."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def note_file(argument: str, file: Path, noted: Path) -> str:
+    """What is noted of a file that was given as `argument`, in the file `noted`: JSON with its SHA-256.
+
+    Raises `InputError` where it has changed since `noted` was written.
+    """
+    note = json.dumps({argument: str(file), "sha256": sha256_of(file)}) + "\n"
+    same = not noted.exists() or json.loads(noted.read_text(encoding="utf-8")) == json.loads(note)
+    allowed = "the same file as when the run began, or choose another --out"
+    require(same, argument, f"'{file}', changed since", allowed)
+    return note
 
 
 @contextmanager
